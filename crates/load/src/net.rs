@@ -1,6 +1,6 @@
 //! Connections to the target: TCP from many source addresses, TLS, HTTP/1.1, WebSocket.
 //!
-//! Must not know Engine.IO or statistics: what fails is returned as a [`Failure`] of the right kind.
+//! Does not know about Engine.IO or statistics. Returns errors as a [`Failure`].
 //!
 //! [`Failure`]: crate::stats::Failure
 

@@ -11,6 +11,7 @@ mod assertions;
 mod axis;
 mod chart;
 mod figures;
+mod formatting;
 mod html;
 mod json;
 mod live;
@@ -18,7 +19,6 @@ mod phase_cost;
 mod plots;
 mod scenario_summary;
 mod summary;
-mod words;
 
 use std::{fs, path::Path};
 

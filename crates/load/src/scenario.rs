@@ -108,7 +108,7 @@ pub(crate) enum ClientKind {
     Ws,
     /// Plain WebSocket that downloads as fast as possible, from `node --echo`
     Bulk,
-    /// HTTP/1.1 requests over a kept-alive connection
+    /// HTTP/1.1 requests over a persistent connection
     Http,
     /// A connection and its TLS handshake only
     Connect,

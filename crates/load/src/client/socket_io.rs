@@ -1,6 +1,6 @@
 //! Socket.IO over Engine.IO: polling, WebSocket, and the upgrade from one to the other.
 //!
-//! [`Session`] is the session; `polling` and `websocket` are its transports.
+//! [`Session`] is independent of the transport; `polling` and `websocket` are the transports.
 
 mod event_codec;
 mod polling;

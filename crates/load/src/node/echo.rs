@@ -290,8 +290,8 @@ async fn download(mut tcp: TcpStream, bytes: Option<u64>) -> io::Result<()> {
 /// Writes all bytes, but stops if the client sends anything: that can only be a close frame.
 async fn write_unless_closed(tcp: &mut TcpStream, mut bytes: &[u8]) -> io::Result<bool> {
     poll_fn(|cx| {
-        let mut said = [0; 16];
-        if Pin::new(&mut *tcp).poll_read(cx, &mut ReadBuf::new(&mut said)).is_ready() {
+        let mut input = [0; 16];
+        if Pin::new(&mut *tcp).poll_read(cx, &mut ReadBuf::new(&mut input)).is_ready() {
             return Poll::Ready(Ok(false));
         }
         while !bytes.is_empty() {

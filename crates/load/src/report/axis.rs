@@ -1,6 +1,6 @@
 //! Axes of a chart: positions of values, and labels.
 
-use super::words::{self, count};
+use super::formatting::{self, count};
 
 /// Maximum labels of an axis.
 const MAX_TICKS: f64 = 6.0;
@@ -132,10 +132,10 @@ impl Unit {
     /// Formats a value for tables.
     pub(super) fn long(self, value: f64) -> String {
         match self {
-            Self::Count => words::number(value),
-            Self::Micros => words::micros(value.round() as u64),
-            Self::Bytes => words::bytes(value.round() as u64),
-            Self::Percent => format!("{} %", words::number(value)),
+            Self::Count => formatting::number(value),
+            Self::Micros => formatting::micros(value.round() as u64),
+            Self::Bytes => formatting::bytes(value.round() as u64),
+            Self::Percent => format!("{} %", formatting::number(value)),
             Self::Clock => format!("{value:.1} s"),
             Self::Quantile => format!("{} %", percent(value)),
         }
@@ -144,10 +144,10 @@ impl Unit {
     /// Formats a value for labels, where space is limited.
     fn short(self, value: f64) -> String {
         match self {
-            Self::Count if value >= 1e6 => format!("{}M", words::number(value / 1e6)),
-            Self::Count if value >= 1e4 => format!("{}k", words::number(value / 1e3)),
+            Self::Count if value >= 1e6 => format!("{}M", formatting::number(value / 1e6)),
+            Self::Count if value >= 1e4 => format!("{}k", formatting::number(value / 1e3)),
             Self::Count if value >= 1.0 => count(value.round() as u64),
-            Self::Count => words::number(value),
+            Self::Count => formatting::number(value),
             Self::Quantile => percent(value),
             _ => self.long(value),
         }

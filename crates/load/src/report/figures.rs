@@ -1,9 +1,9 @@
 //! Key figures and tables of a run, for the terminal and the HTML page.
 
 use super::{
+    formatting::{self, bytes, count, counted, micros, number},
     json::{Distribution, Document},
     phase_cost::PhaseCost,
-    words::{self, bytes, count, counted, micros, number},
 };
 use crate::stats::Moment;
 
@@ -302,9 +302,9 @@ fn processes(document: &Document) -> Option<String> {
     let each = document.processes.iter().map(|process| match process.ended_s {
         None => format!("{} ({})", process.name, process.pid),
         Some(at) => {
-            format!("{} ({}, ended after {} s)", process.name, process.pid, words::number(at))
+            format!("{} ({}, ended after {} s)", process.name, process.pid, formatting::number(at))
         }
     });
     let each: Vec<_> = each.collect();
-    (!each.is_empty()).then(|| format!("Measured: {}.", words::list(&each)))
+    (!each.is_empty()).then(|| format!("Measured: {}.", formatting::list(&each)))
 }

@@ -6,8 +6,9 @@ use super::{
     axis::Unit,
     chart::{Chart, Form, Layer},
     figures::{self, KeyFigure, Table},
+    formatting,
     json::{Document, MarkRow},
-    plots, words,
+    plots,
 };
 
 /// Maximum rows of the table below a chart.
@@ -76,9 +77,9 @@ pub(super) fn page(document: &Document) -> Result<String, askama::Error> {
         plots: charts.iter().map(Plot::new).collect(),
         tables: figures::tables(document),
         cost_notes: figures::cost_notes(document),
-        length: words::micros((document.length_s * 1e6) as u64),
-        harness_cpu: words::number(document.harness_cpu_s),
-        memory: words::bytes(document.machine.memory_bytes),
+        length: formatting::micros((document.length_s * 1e6) as u64),
+        harness_cpu: formatting::number(document.harness_cpu_s),
+        memory: formatting::bytes(document.machine.memory_bytes),
     };
     page.render()
 }

@@ -8,7 +8,9 @@ use std::{collections::BTreeMap, fs, time::Duration};
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-use super::{assertions::Verdict, phase_cost::TotalCost, scenario_summary::ScenarioSummary, words};
+use super::{
+    assertions::Verdict, formatting, phase_cost::TotalCost, scenario_summary::ScenarioSummary,
+};
 use crate::{
     cost::{self, ProcessUsage},
     scenario::Scenario,
@@ -220,12 +222,15 @@ impl Document {
             peak_connected: record.peak,
             latency: LatencyRow::new(record),
             errors: error_rows(record),
-            misrouting: record.misrouting.as_deref().map(words::sanitized),
+            misrouting: record.misrouting.as_deref().map(formatting::sanitized),
             nodes: node_rows(record),
             marks: record
                 .marks
                 .iter()
-                .map(|mark| MarkRow { at_s: seconds(mark.at), text: words::sanitized(&mark.text) })
+                .map(|mark| MarkRow {
+                    at_s: seconds(mark.at),
+                    text: formatting::sanitized(&mark.text),
+                })
                 .collect(),
             processes: process_rows(record),
             cost: TotalCost::new(&checkpoints),
@@ -329,7 +334,7 @@ fn error_rows(record: &Record) -> Vec<ErrorRow> {
     let row = |(kind, count): (ErrorKind, u64)| ErrorRow {
         kind: kind.label().to_owned(),
         count,
-        sample: record.samples[kind as usize].as_deref().map(words::sanitized),
+        sample: record.samples[kind as usize].as_deref().map(formatting::sanitized),
     };
     kinds(&record.errors).map(row).collect()
 }
@@ -340,7 +345,7 @@ fn node_rows(record: &Record) -> Vec<NodeRow> {
         counts.copied().max().unwrap_or(0)
     };
     let row = |(index, node): (usize, &crate::stats::NodeTotal)| NodeRow {
-        name: words::sanitized(&node.name),
+        name: formatting::sanitized(&node.name),
         sessions: node.sessions,
         peak_connected: peak(index),
     };
@@ -350,7 +355,7 @@ fn node_rows(record: &Record) -> Vec<NodeRow> {
 fn process_rows(record: &Record) -> Vec<ProcessRow> {
     let row = |process: &crate::cost::Process| ProcessRow {
         pid: process.pid,
-        name: words::sanitized(&process.name),
+        name: formatting::sanitized(&process.name),
         ended_s: process.ended.map(seconds),
     };
     record.processes.iter().map(row).collect()

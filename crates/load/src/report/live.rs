@@ -12,7 +12,7 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::words::{self, count, micros};
+use super::formatting::{self, count, micros};
 use crate::{
     scenario::Scenario,
     stats::{Collector, Counters, ErrorCounts, ErrorKind, NodeTotal, Quantiles, Second},
@@ -87,7 +87,7 @@ fn watch(collector: &Collector, screen: Screen, stopped: &mpsc::Receiver<()>) {
             screen.print_line(&format!(
                 "{:>6.1} s  {}",
                 mark.at.as_secs_f64(),
-                words::sanitized(&mark.text)
+                formatting::sanitized(&mark.text)
             ));
         }
         if !matches!(screen, Screen::Quiet) {
@@ -232,10 +232,14 @@ impl Update<'_> {
         let mut words: Vec<_> = busy
             .iter()
             .take(MAX_NODES)
-            .map(|(name, clients)| format!("{} {}", words::sanitized(name), count(*clients)))
+            .map(|(name, clients)| format!("{} {}", formatting::sanitized(name), count(*clients)))
             .collect();
         if further > 0 {
-            words.push(format!("{} {}", words::counted(further, "other", "others"), count(rest)));
+            words.push(format!(
+                "{} {}",
+                formatting::counted(further, "other", "others"),
+                count(rest)
+            ));
         }
         (!words.is_empty()).then(|| words.join(", "))
     }

@@ -3,8 +3,8 @@
 use super::{
     axis::{Axis, Unit, nines},
     chart::{Chart, Form, Layer, Point},
+    formatting::{self, count, micros},
     json::{Distribution, Document, SecondRow},
-    words::{self, count, micros},
 };
 use crate::stats::{Moment, Quantiles};
 
@@ -215,7 +215,7 @@ impl<'a> Run<'a> {
             .iter()
             .map(|error| format!("{} {}", count(error.count), error.kind))
             .collect();
-        self.rates("errors", "Errors per second", layers, words::list(&kinds))
+        self.rates("errors", "Errors per second", layers, formatting::list(&kinds))
     }
 
     fn nodes(&self) -> Option<Chart> {
@@ -227,7 +227,7 @@ impl<'a> Run<'a> {
         let mut groups: Vec<_> =
             order.into_iter().map(|index| (nodes[index].name.clone(), vec![index])).collect();
         if !rest.is_empty() {
-            let name = words::counted(rest.len() as u64, "other node", "other nodes");
+            let name = formatting::counted(rest.len() as u64, "other node", "other nodes");
             groups.push((name, rest));
         }
         let layers = groups.into_iter().zip(COLOURS).map(|((name, indices), class)| {
@@ -247,11 +247,11 @@ impl<'a> Run<'a> {
                 format!(
                     "{} had {}",
                     node.name,
-                    words::counted(node.sessions, "session", "sessions")
+                    formatting::counted(node.sessions, "session", "sessions")
                 )
             })
             .collect();
-        self.rates("nodes", "Sessions per node", layers, words::list(&each))
+        self.rates("nodes", "Sessions per node", layers, formatting::list(&each))
     }
 
     fn cpu(&self) -> Option<Chart> {
@@ -270,7 +270,7 @@ impl<'a> Run<'a> {
         let most = layer.highest();
         let y = Axis::linear(most, Unit::Percent);
         let mut chart = self.chart("cpu", "CPU of the measured processes", y, vec![layer]);
-        let most = words::number(most);
+        let most = formatting::number(most);
         chart.description = format!("CPU time over time; at most {most} % of one core.");
         (!self.document.processes.is_empty()).then_some(chart)
     }
@@ -292,7 +292,7 @@ impl<'a> Run<'a> {
         let most = layer.highest();
         let y = Axis::linear(most, Unit::Bytes);
         let mut chart = self.chart("memory", "Memory of the measured processes", y, vec![layer]);
-        let most = words::bytes(most as u64);
+        let most = formatting::bytes(most as u64);
         chart.description = format!("Proportional set size over time; at most {most}.");
         (!self.document.processes.is_empty()).then_some(chart)
     }
@@ -327,7 +327,7 @@ fn curves(document: &Document) -> Option<Chart> {
     Some(Chart {
         id: "curves",
         title: "Latency by percentile",
-        description: format!("Latency by percentile: {}.", words::list(&each)),
+        description: format!("Latency by percentile: {}.", formatting::list(&each)),
         x: Axis::quantiles(most),
         y: Axis::log(values.clone(), Unit::Micros),
         layers,

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::words::{self, count, time};
+use super::formatting::{self, count, time};
 use crate::scenario::{
     Answer, Arrival, Chaos, ChaosEvent, ClientKind, Deploy, Herd, Mode, NodeFault, Pace, Payload,
     Protocol, Scenario,
@@ -135,7 +135,7 @@ fn arrival_sentence(scenario: &Scenario) -> String {
         ClientKind::Polling => format!(" (polling only; {eio})"),
         _ => String::new(),
     };
-    let clients = words::counted(u64::from(scenario.clients), one, many);
+    let clients = formatting::counted(u64::from(scenario.clients), one, many);
     let (connects, stays) = match scenario.clients {
         1 => ("connects", "stays"),
         _ => ("connect", "stay"),
@@ -143,7 +143,7 @@ fn arrival_sentence(scenario: &Scenario) -> String {
     let pace = match scenario.arrival {
         Arrival::Ramp(ramp) if ramp.is_zero() => "all at once".to_owned(),
         Arrival::Ramp(ramp) => format!("evenly within {}", time(ramp)),
-        Arrival::Rate(rate) => format!("{} per second", words::number(rate)),
+        Arrival::Rate(rate) => format!("{} per second", formatting::number(rate)),
     };
     let target = &scenario.target.url;
     let until = match scenario.mode {
@@ -158,7 +158,7 @@ fn message_sentence(scenario: &Scenario) -> Option<String> {
     let what = match scenario.client {
         ClientKind::PollingUpgrade | ClientKind::WebSocket | ClientKind::Polling => {
             let payload = payload_description(messages.payload);
-            let size = words::bytes(messages.size as u64);
+            let size = formatting::bytes(messages.size as u64);
             let answer = match messages.answer {
                 Answer::Ack => "that the server acknowledges",
                 Answer::Echo => "that the server echoes",
@@ -170,7 +170,7 @@ fn message_sentence(scenario: &Scenario) -> Option<String> {
             let payload = payload_description(messages.payload);
             format!(
                 "sends {} of {payload} that the server echoes",
-                words::bytes(messages.size as u64)
+                formatting::bytes(messages.size as u64)
             )
         }
         ClientKind::Http => "sends a request".to_owned(),
@@ -184,9 +184,9 @@ fn message_sentence(scenario: &Scenario) -> Option<String> {
     };
     let until = match (messages.count, messages.repeat) {
         (None, _) => String::new(),
-        (Some(most), false) => format!(", {} in total", words::counted(most, "time", "times")),
+        (Some(most), false) => format!(", {} in total", formatting::counted(most, "time", "times")),
         (Some(most), true) => {
-            let times = words::counted(most, "time", "times");
+            let times = formatting::counted(most, "time", "times");
             format!(", {times}; then a new client replaces it")
         }
     };
@@ -229,8 +229,8 @@ fn deploy_sentence(deploy: &Deploy) -> String {
 
 fn chaos_sentence(chaos: &Chaos) -> String {
     let events: Vec<_> = chaos.events.iter().map(event_clause).collect();
-    let nodes = words::counted(u64::from(chaos.fleet.nodes), "node", "nodes");
-    format!("{nodes}, with times from the last arrival: {}.", words::list(&events))
+    let nodes = formatting::counted(u64::from(chaos.fleet.nodes), "node", "nodes");
+    format!("{nodes}, with times from the last arrival: {}.", formatting::list(&events))
 }
 
 fn event_clause(event: &ChaosEvent) -> String {
@@ -285,7 +285,7 @@ mod tests {
     use crate::{report::example, scenario::Fleet};
     use std::time::Duration;
 
-    fn words(change: impl FnOnce(&mut Scenario)) -> String {
+    fn description(change: impl FnOnce(&mut Scenario)) -> String {
         let mut scenario = example::scenario();
         scenario.mode = Mode::Steady;
         change(&mut scenario);
@@ -294,7 +294,7 @@ mod tests {
 
     #[test]
     fn description_has_a_sentence_on_arrivals_and_one_on_messages() {
-        let plain = words(|scenario| {
+        let plain = description(|scenario| {
             scenario.client = ClientKind::Ws;
             scenario.clients = 1;
             scenario.arrival = Arrival::Rate(0.5);
@@ -305,15 +305,15 @@ mod tests {
                         stays connected for 50 s after the last arrival. Each sends 64 B of text that \
                         the server echoes again right after each answer, 1 time in total.";
         assert_eq!(plain, expected);
-        let silent = words(|scenario| scenario.messages.pace = Pace::Silent);
+        let silent = description(|scenario| scenario.messages.pace = Pace::Silent);
         assert!(silent.ends_with(" after the last arrival. They send no messages."), "{silent}");
-        let bulk = words(|scenario| scenario.client = ClientKind::Bulk);
+        let bulk = description(|scenario| scenario.client = ClientKind::Bulk);
         assert!(bulk.starts_with("6,000 WebSocket downloads connect") && !bulk.contains("Each"));
     }
 
     #[test]
     fn controlled_run_has_no_length() {
-        let text = words(|scenario| scenario.mode = Mode::Controlled);
+        let text = description(|scenario| scenario.mode = Mode::Controlled);
         assert!(
             text.contains(", and stay connected until the controlling program ends the run."),
             "{text}"
@@ -323,7 +323,7 @@ mod tests {
 
     #[test]
     fn events_are_described_in_order() {
-        let herd = words(|scenario| {
+        let herd = description(|scenario| {
             scenario.mode = Mode::Herd(Herd {
                 after: Duration::from_secs(10),
                 times: 2,
@@ -335,7 +335,7 @@ mod tests {
                         once, 2 times with 30 s between them.";
         assert!(herd.ends_with(expected), "{herd}");
         let event = |at, node, fault| ChaosEvent { at: Duration::from_secs(at), node, fault };
-        let chaos = words(|scenario| {
+        let chaos = description(|scenario| {
             let fleet = Fleet { nodes: 3, backends_file: "backends".into() };
             let back_after = Some(Duration::from_secs(3));
             let events = vec![

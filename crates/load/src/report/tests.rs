@@ -154,7 +154,7 @@ fn run_without_a_connection_has_page_and_summary() {
 #[test]
 fn summary_has_result_figures_and_samples() {
     let summary = outcome().summary();
-    for wanted in [
+    for expected in [
         "Failed: 1 of 5 checks.",
         "  ✓ there were no code 1 replies",
         "6,000 Socket.IO clients (polling, then an upgrade; Engine.IO 4) connect to",
@@ -163,7 +163,7 @@ fn summary_has_result_figures_and_samples() {
         "node-6",
         "steady phase",
     ] {
-        assert!(summary.contains(wanted), "{wanted}");
+        assert!(summary.contains(expected), "{expected}");
     }
     assert!(summary.lines().all(|line| !line.ends_with(' ')));
 }
@@ -316,7 +316,7 @@ fn files_are_written_or_an_error_says_why_not() {
     assert_eq!(serde_json::from_slice::<Document>(&json).unwrap().totals.connects, 12_000);
     assert!(fs::read_to_string(folder.path().join("run.html")).unwrap().ends_with("</html>"));
     let nowhere = folder.path().join("no/such/folder.json");
-    let refused = Outputs { json: Some(nowhere), ..Outputs::default() };
-    let sentence = outcome().write(&refused).unwrap_err().to_string();
-    assert!(sentence.contains("cannot write"));
+    let unwritable = Outputs { json: Some(nowhere), ..Outputs::default() };
+    let error = outcome().write(&unwritable).unwrap_err().to_string();
+    assert!(error.contains("cannot write"));
 }

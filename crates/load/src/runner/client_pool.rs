@@ -194,16 +194,16 @@ mod tests {
     fn arrivals_are_even_and_hold_counts_from_the_last() {
         let millis = Duration::from_millis;
         let start = Instant::now();
-        let schedule = Schedule::new(&scenario(|typed| typed.rate = "4".parse().ok()), start);
+        let schedule = Schedule::new(&scenario(|options| options.rate = "4".parse().ok()), start);
         assert_eq!(schedule.due(0), start);
         assert_eq!(schedule.due(3), start + millis(750));
         assert_eq!(schedule.last_arrival, start + millis(1000));
         assert_eq!(schedule.settled, start + millis(2000));
         assert_eq!(schedule.end, start + millis(5000));
 
-        let schedule = Schedule::new(&scenario(|typed| typed.ramp = "2s".parse().ok()), start);
+        let schedule = Schedule::new(&scenario(|options| options.ramp = "2s".parse().ok()), start);
         assert_eq!(schedule.due(1), start + millis(400));
-        let at_once = Schedule::new(&scenario(|typed| typed.ramp = "0".parse().ok()), start);
+        let at_once = Schedule::new(&scenario(|options| options.ramp = "0".parse().ok()), start);
         assert_eq!(at_once.last_arrival, start);
     }
 
@@ -211,8 +211,9 @@ mod tests {
     fn arrivals_at_a_high_rate_come_in_small_bursts() {
         let start = Instant::now();
         for (rate, burst) in [("10", 2), ("50", 10), ("1000", 10)] {
-            let schedule = Schedule::new(&scenario(|typed| typed.rate = rate.parse().ok()), start);
-            assert_eq!(schedule.due(burst - 1), start, "{rate} a second");
+            let schedule =
+                Schedule::new(&scenario(|options| options.rate = rate.parse().ok()), start);
+            assert_eq!(schedule.due(burst - 1), start, "{rate} per second");
             assert_eq!(schedule.due(burst), start + schedule.spacing * burst);
         }
     }
@@ -220,9 +221,9 @@ mod tests {
     #[test]
     fn steady_phase_of_a_long_hold_starts_after_two_seconds() {
         let start = Instant::now();
-        let scenario = scenario(|typed| {
-            typed.ramp = "0".parse().ok();
-            typed.hold = "1m".parse().ok();
+        let scenario = scenario(|options| {
+            options.ramp = "0".parse().ok();
+            options.hold = "1m".parse().ok();
         });
         assert_eq!(Schedule::new(&scenario, start).settled, start + MAX_SETTLING_TIME);
     }

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::cost::Meter;
 
-/// Collects what all recorders have counted. The caller calls [`second`](Self::second) once per second; the
+/// Collects what all recorders have counted. The caller calls [`end_second`](Self::end_second) once per second; the
 /// phases of the run add marks and checkpoints.
 #[derive(Debug)]
 pub(crate) struct Collector {

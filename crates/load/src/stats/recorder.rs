@@ -117,7 +117,7 @@ impl Recorder {
     }
 
     /// Reports that a session's node has sent its name.
-    pub(crate) fn named(&self) {
+    pub(crate) fn node_named(&self) {
         self.state().tally.counters.named += 1;
     }
 

@@ -132,7 +132,7 @@ impl<'c> Session<'c> {
         match &self.node {
             None => {
                 self.node = Some(node.into());
-                self.context.recorder.named();
+                self.context.recorder.node_named();
             }
             Some(own) if **own != *node && !self.context.is_down(Some(own)) => {
                 self.context.recorder.misrouted(own, node);

@@ -15,7 +15,7 @@ fn certificate(name: &str) -> PathBuf {
 }
 
 /// A server that sends, for each byte, whether the handshake was resumed and the requested server name.
-async fn witness() -> u16 {
+async fn tls_info_server() -> u16 {
     let chain = CertificateDer::pem_file_iter(certificate("site.pem")).unwrap();
     let key = PrivateKeyDer::from_pem_file(certificate("site.key")).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -48,9 +48,9 @@ async fn witness() -> u16 {
 async fn server_report(stream: Result<Stream, Failure>) -> (bool, String) {
     let mut stream = stream.unwrap();
     stream.write_all(b"?").await.unwrap();
-    let mut told = Vec::new();
-    stream.read_to_end(&mut told).await.unwrap();
-    (told[0] == 1, String::from_utf8(told.split_off(1)).unwrap())
+    let mut info = Vec::new();
+    stream.read_to_end(&mut info).await.unwrap();
+    (info[0] == 1, String::from_utf8(info.split_off(1)).unwrap())
 }
 
 fn with_ca(options: &mut Options) {
@@ -63,21 +63,21 @@ async fn ca_file_may_start_with_a_byte_order_mark() {
     let marked = folder.path().join("ca.pem");
     let pem = std::fs::read(certificate("site.pem")).unwrap();
     std::fs::write(&marked, [b"\xef\xbb\xbf", &pem[..]].concat()).unwrap();
-    let url = format!("wss://localhost:{}", witness().await);
+    let url = format!("wss://localhost:{}", tls_info_server().await);
     let connector = connector(url, |options| options.ca = Some(marked));
     assert_eq!(server_report(connector.dialer(0).connect().await).await.1, "localhost");
 }
 
 #[tokio::test]
 async fn given_authority_is_trusted() {
-    let connector = connector(format!("wss://localhost:{}", witness().await), with_ca);
+    let connector = connector(format!("wss://localhost:{}", tls_info_server().await), with_ca);
     let (_, name) = server_report(connector.dialer(0).connect().await).await;
     assert_eq!(name, "localhost");
 }
 
 #[tokio::test]
 async fn other_authorities_are_not_trusted_unless_insecure() {
-    let url = format!("https://127.0.0.1:{}", witness().await);
+    let url = format!("https://127.0.0.1:{}", tls_info_server().await);
     let strict = connector(url.clone(), |options| options.ca = Some(certificate("other.pem")));
     let failure = strict.dialer(0).connect().await.unwrap_err();
     assert_eq!(failure.kind, ErrorKind::Tls);
@@ -102,7 +102,7 @@ fn ca_file_without_certificates_is_rejected() {
 
 #[tokio::test]
 async fn client_resumes_only_its_own_sessions() {
-    let url = format!("wss://localhost:{}", witness().await);
+    let url = format!("wss://localhost:{}", tls_info_server().await);
     let connector = connector(url, with_ca);
     let (one, other) = (connector.dialer(0), connector.dialer(1));
     assert!(!server_report(one.connect().await).await.0);
@@ -114,7 +114,7 @@ async fn client_resumes_only_its_own_sessions() {
 
 #[tokio::test]
 async fn no_session_is_resumed_if_resumption_is_off() {
-    let url = format!("wss://localhost:{}", witness().await);
+    let url = format!("wss://localhost:{}", tls_info_server().await);
     let connector = connector(url, |options| {
         with_ca(options);
         options.no_resume = true;
@@ -145,7 +145,7 @@ async fn tls_to_a_plain_text_port_is_reported() {
 
 #[tokio::test]
 async fn plain_text_to_a_tls_port_is_reported() {
-    let connector = connector(format!("ws://127.0.0.1:{}", witness().await), |_| ());
+    let connector = connector(format!("ws://127.0.0.1:{}", tls_info_server().await), |_| ());
     let dialer = connector.dialer(0);
     let description = "the server uses TLS, but the URL does not: use https:// or wss://";
     let failure: Failure = dialer.websocket("/", &HeaderMap::new()).await.unwrap_err().into();

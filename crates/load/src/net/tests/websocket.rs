@@ -11,7 +11,7 @@ use crate::net::{
 };
 
 /// A server from tokio-websockets that sends frames of at most `frame` bytes.
-async fn oracle<F: Future<Output = ()> + Send + 'static>(
+async fn reference_server<F: Future<Output = ()> + Send + 'static>(
     frame: usize,
     serve: impl Fn(WebSocketStream<TcpStream>) -> F + Clone + Send + 'static,
 ) -> SocketAddr {
@@ -43,13 +43,13 @@ fn frame(fin: bool, opcode: Opcode, payload: &[u8]) -> Vec<u8> {
 }
 
 /// Sends these frames to a client; returns its messages and how its connection ended.
-async fn heard(frames: Vec<u8>, piece: usize) -> (Vec<Message>, Failure) {
+async fn receive_all(frames: Vec<u8>, piece: usize) -> (Vec<Message>, Failure) {
     let mut socket = websocket(says(frames, piece).await).await.unwrap();
-    let mut heard = Vec::new();
+    let mut received = Vec::new();
     loop {
         match socket.next().await {
-            Ok(message) => heard.push(message),
-            Err(failure) => return (heard, failure),
+            Ok(message) => received.push(message),
+            Err(failure) => return (received, failure),
         }
     }
 }
@@ -68,7 +68,7 @@ proptest! {
         // Thousands of tiny frames would take long and test nothing more.
         let part = part.max(sizes.iter().max().unwrap() / 500);
         runtime().block_on(async {
-            let mut socket = websocket(oracle(part, echo).await).await.unwrap();
+            let mut socket = websocket(reference_server(part, echo).await).await.unwrap();
             for (number, size) in sizes.iter().enumerate() {
                 let payload: Vec<u8> = (0..*size).map(|i| (i * 7 + number) as u8 & 0x7f).collect();
                 let kind = if binary { Kind::Binary } else { Kind::Text };
@@ -99,24 +99,24 @@ proptest! {
             frame(true, Opcode::Binary, &[0, 255]),
             frame(true, Opcode::Close, b"\x03\xe9bye"),
         ];
-        let (heard, failure) = runtime().block_on(heard(frames.concat(), piece));
+        let (received, failure) = runtime().block_on(receive_all(frames.concat(), piece));
         let close_frame = CloseFrame { code: Some(1001), reason: "bye".into() };
-        let wanted =
+        let expected =
             [text("größe"), text(&long), Message::Binary(vec![0, 255]), Message::Close(close_frame)];
-        prop_assert_eq!(heard, wanted);
+        prop_assert_eq!(received, expected);
         prop_assert_eq!(failure.kind, ErrorKind::Disconnect);
     }
 
     #[test]
     fn masks_are_applied_in_pieces(payload: Vec<u8>, key: [u8; 4], cut: prop::sample::Index) {
-        let wanted: Vec<u8> =
+        let expected: Vec<u8> =
             payload.iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key).collect();
         let mut masked = payload;
         let cut = cut.index(masked.len() + 1);
         let (start, end) = masked.split_at_mut(cut);
         frame::apply_mask(start, key, 0);
         frame::apply_mask(end, key, cut as u64);
-        prop_assert_eq!(masked, wanted);
+        prop_assert_eq!(masked, expected);
     }
 
     #[test]
@@ -134,7 +134,7 @@ proptest! {
 
     #[test]
     fn client_does_not_panic_on_any_bytes(frames: Vec<u8>) {
-        let (_, failure) = runtime().block_on(heard(frames, 64));
+        let (_, failure) = runtime().block_on(receive_all(frames, 64));
         prop_assert!(matches!(failure.kind, ErrorKind::Protocol | ErrorKind::Disconnect));
     }
 }
@@ -169,15 +169,15 @@ async fn malformed_frames_end_the_connection() {
         (vec![0x88, 1, 3], "malformed code"),
         (vec![0x88, 2, 3, 0xed], "malformed code"),
     ] {
-        let (heard, failure) = heard(bytes.clone(), usize::MAX).await;
-        assert_eq!((heard, failure.kind), (vec![], ErrorKind::Protocol), "{bytes:x?}");
+        let (received, failure) = receive_all(bytes.clone(), usize::MAX).await;
+        assert_eq!((received, failure.kind), (vec![], ErrorKind::Protocol), "{bytes:x?}");
         assert!(failure.detail.contains(description), "{failure} for {bytes:x?}");
     }
 }
 
 #[tokio::test]
 async fn pings_and_closes_are_answered() {
-    let address = oracle(usize::MAX, |mut socket| async move {
+    let address = reference_server(usize::MAX, |mut socket| async move {
         socket.send(Theirs::ping("are you there")).await.unwrap();
         let pong = socket.next().await.unwrap().unwrap();
         assert!(pong.is_pong());
@@ -198,7 +198,7 @@ async fn pings_and_closes_are_answered() {
 #[tokio::test]
 async fn close_waits_for_the_close_of_the_server() {
     let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
-    let address = oracle(usize::MAX, move |mut socket| {
+    let address = reference_server(usize::MAX, move |mut socket| {
         let sender = sender.clone();
         async move {
             // Sends a message after the client's close.
@@ -215,7 +215,7 @@ async fn close_waits_for_the_close_of_the_server() {
 
 #[tokio::test]
 async fn message_larger_than_all_buffers_does_not_block() {
-    let mut socket = websocket(oracle(usize::MAX, echo).await).await.unwrap();
+    let mut socket = websocket(reference_server(usize::MAX, echo).await).await.unwrap();
     let payload: Vec<u8> = (0..48 << 20).map(|i: u32| (i % 251) as u8).collect();
     socket.send(Kind::Binary, &payload).await.unwrap();
     assert!(socket.backlog() > 0, "more than the buffers can take");
@@ -227,16 +227,16 @@ async fn message_larger_than_all_buffers_does_not_block() {
 async fn next_is_cancel_safe() {
     let frames = [frame(true, Opcode::Text, b"one"), frame(true, Opcode::Text, b"two")].concat();
     let mut socket = websocket(says(frames, 1).await).await.unwrap();
-    let mut heard = Vec::new();
-    while heard.len() < 2 {
+    let mut received = Vec::new();
+    while received.len() < 2 {
         let mut next = pin!(socket.next());
         let polled = std::future::poll_fn(|cx| Poll::Ready(next.as_mut().poll(cx))).await;
         match polled {
-            Poll::Ready(message) => heard.push(message.unwrap()),
+            Poll::Ready(message) => received.push(message.unwrap()),
             Poll::Pending => tokio::task::yield_now().await,
         }
     }
-    assert_eq!(heard, [text("one"), text("two")]);
+    assert_eq!(received, [text("one"), text("two")]);
 }
 
 #[tokio::test]

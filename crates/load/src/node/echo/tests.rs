@@ -78,17 +78,17 @@ async fn slow_client_receives_all_echoes() {
 
 #[tokio::test]
 async fn download_has_the_requested_length_and_a_normal_close() {
-    for wanted in [0, 1, 100_000, 10 << 20] {
-        let mut client = client(&format!("/bulk?bytes={wanted}")).await;
-        let mut got = 0;
+    for requested in [0, 1, 100_000, 10 << 20] {
+        let mut client = client(&format!("/bulk?bytes={requested}")).await;
+        let mut received = 0;
         loop {
             let message = client.next().await.unwrap().unwrap();
             if let Some((code, _)) = message.as_close() {
                 assert_eq!(u16::from(code), 1000);
                 break;
             }
-            got += message.into_payload().len();
+            received += message.into_payload().len();
         }
-        assert_eq!(got, wanted);
+        assert_eq!(received, requested);
     }
 }
