@@ -102,7 +102,7 @@ fn ramp_seconds(scenario: &Scenario) -> f64 {
     }
 }
 
-/// Returns sentences in the command in which things happen.
+/// Returns sentences in the order in which things happen.
 fn describe(scenario: &Scenario) -> String {
     let mut sentences = vec![arrival_sentence(scenario)];
     sentences.extend(message_sentence(scenario));
@@ -160,8 +160,8 @@ fn message_sentence(scenario: &Scenario) -> Option<String> {
             let payload = payload_description(messages.payload);
             let size = formatting::bytes(messages.size as u64);
             let answer = match messages.answer {
-                Answer::Ack => "that the server acknowledges",
-                Answer::Echo => "that the server echoes",
+                Answer::Ack => " that the server acknowledges",
+                Answer::Echo => " that the server echoes",
                 Answer::Nothing => "",
             };
             format!("emits “{}” with {size} of {payload}{answer}", messages.event)
@@ -213,7 +213,7 @@ fn herd_sentence(herd: &Herd) -> String {
         1 => String::new(),
         times => format!(", {times} times with {} between them", time(herd.every)),
     };
-    format!("{after} after the last arrival all clients drop their connections and {back}{again}.")
+    format!("{after} after the last arrival, all clients drop their connections and {back}{again}.")
 }
 
 fn deploy_sentence(deploy: &Deploy) -> String {
@@ -305,6 +305,10 @@ mod tests {
                         stays connected for 50 s after the last arrival. Each sends 64 B of text that \
                         the server echoes again right after each answer, 1 time in total.";
         assert_eq!(plain, expected);
+        let ack = description(|_| ());
+        let expected =
+            "Each emits “echo” with 64 B of text that the server acknowledges every 10 s.";
+        assert!(ack.ends_with(expected), "{ack}");
         let silent = description(|scenario| scenario.messages.pace = Pace::Silent);
         assert!(silent.ends_with(" after the last arrival. They send no messages."), "{silent}");
         let bulk = description(|scenario| scenario.client = ClientKind::Bulk);
