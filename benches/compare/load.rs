@@ -18,7 +18,7 @@ const MOST_ERRORS: f64 = 0.01;
 const SOURCES: u32 = 100;
 
 /// Options of a run.
-pub(crate) struct Wish<'a> {
+pub(crate) struct LoadOptions<'a> {
     pub(crate) listener: ListenerKind,
     pub(crate) path: &'a str,
     pub(crate) flags: &'a str,
@@ -77,19 +77,19 @@ struct Usage {
 }
 
 /// Runs the load generator against a proxy.
-pub(crate) fn run(proxy: &Proxy, wish: &Wish<'_>) -> anyhow::Result<Report> {
+pub(crate) fn run(proxy: &Proxy, options: &LoadOptions<'_>) -> anyhow::Result<Report> {
     let file = proxy.directory().join("load.json");
     let mut command = Command::new(harness());
-    command.arg("run").arg(proxy.url(wish.listener) + wish.path);
-    command.args(wish.flags.split(' ')).args(["--insecure", "--no-reconnect", "--quiet"]);
+    command.arg("run").arg(proxy.url(options.listener) + options.path);
+    command.args(options.flags.split(' ')).args(["--insecure", "--no-reconnect", "--quiet"]);
     command.args(["--threads", "1", "--sources", &SOURCES.to_string()]);
-    command.args(["--ramp", &span(wish.ramp), "--hold", &span(wish.hold)]);
+    command.args(["--ramp", &span(options.ramp), "--hold", &span(options.hold)]);
     for worker in &proxy.workers {
         command.args(["--cost-of", &worker.to_string()]);
     }
     let done = command.arg("--json").arg(&file).output().context("moorline-load")?;
-    let said = String::from_utf8_lossy(&done.stderr);
-    ensure!(done.status.success(), "the load generator says: {}", said.trim());
+    let errors = String::from_utf8_lossy(&done.stderr);
+    ensure!(done.status.success(), "the load generator failed: {}", errors.trim());
     let text = fs::read_to_string(&file).context("the load generator's figures")?;
     let report: Report = serde_json::from_str(&text).context("the load generator's figures")?;
     report.few_errors()?;

@@ -1,4 +1,4 @@
-//! The machine and the versions of a run, for readers who compare with their own.
+//! The machine and the versions of a run, to compare with other machines.
 
 use std::{fs, process::Command};
 
@@ -10,10 +10,10 @@ use crate::{
 /// Collects all facts about a run.
 pub(crate) fn about(cores: &Cores, versions: Vec<String>, rounds: usize, quick: bool) -> About {
     About {
-        date: said("date", &["-u", "+%-d %B %Y, %H:%M UTC"]),
+        date: output_of("date", &["-u", "+%-d %B %Y, %H:%M UTC"]),
         commit: commit(),
         machine: machine(),
-        kernel: said("uname", &["-srm"]),
+        kernel: output_of("uname", &["-srm"]),
         cores: format!("one worker each, on {cores}"),
         versions,
         rounds,
@@ -24,7 +24,7 @@ pub(crate) fn about(cores: &Cores, versions: Vec<String>, rounds: usize, quick: 
 /// Hash and date of the commit, and whether files differ from it.
 fn commit() -> String {
     let root = env!("CARGO_MANIFEST_DIR");
-    let git = |args: &[&str]| said("git", &[&["-C", root], args].concat());
+    let git = |args: &[&str]| output_of("git", &[&["-C", root], args].concat());
     let changed = git(&["status", "--porcelain", "--", "src", "Cargo.lock", "Cargo.toml"]);
     let hash = git(&["log", "-1", "--format=%h of %cd", "--date=format:%-d %B %Y"]);
     if changed.is_empty() { hash } else { hash + ", with changes to it" }
@@ -38,14 +38,14 @@ fn machine() -> String {
     let memory = field(&memory, "MemTotal:").and_then(|value| value.strip_suffix(" kB"));
     let memory = memory.and_then(|value| value.parse::<f64>().ok()).unwrap_or_default();
     let cores = processors.lines().filter(|line| line.starts_with("processor")).count();
-    let host = said("lscpu", &[]);
+    let host = output_of("lscpu", &[]);
     let host = field(&host, "Hypervisor vendor:").map(|vendor| format!(", virtual ({vendor})"));
     let memory = memory / 1024.0 / 1024.0;
     format!("{model}, {cores} cores, {memory:.0} GiB{}", host.unwrap_or_default())
 }
 
 /// The output of a program; empty if the program is not installed.
-fn said(program: &str, args: &[&str]) -> String {
+fn output_of(program: &str, args: &[&str]) -> String {
     let output = Command::new(program).args(args).output();
     let printed = output.map(|output| output.stdout).unwrap_or_default();
     String::from_utf8_lossy(&printed).trim().to_owned()

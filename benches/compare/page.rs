@@ -6,7 +6,7 @@ use crate::results::{About, Better, Cell, Results, Row, Table, number};
 
 /// The whole page; `reading` is the hand-written interpretation.
 pub(crate) fn page(results: &Results, reading: &str) -> String {
-    let mut page = String::from("# Beside the peers\n\n");
+    let mut page = String::from("# Comparison with nginx, HAProxy and Caddy\n\n");
     page += "Written by `benches/compare/run`; the reading is `reading.md`, the figures of every round are in\n\
              `results.json`.\n\n![Bar chart of the most important figures](results.svg)\n\n";
     about(&mut page, &results.about);

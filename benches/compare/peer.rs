@@ -134,7 +134,7 @@ impl Peer {
         peers.push(Self { title, family: Family::Moorline, program: ours });
         if let Some(other) = against {
             let other = other.canonicalize().with_context(|| format!("{}", other.display()))?;
-            let title = "the other Moorline".to_owned();
+            let title = "Moorline (--against)".to_owned();
             peers.push(Self { title, family: Family::Moorline, program: other });
         }
         for family in Family::PEERS {
@@ -159,7 +159,8 @@ impl Peer {
         origin: &Origin,
         scene: Scene,
     ) -> anyhow::Result<Proxy> {
-        let template = self.family.template(scene).context("it cannot be that")?;
+        let template =
+            self.family.template(scene).context("the proxy does not support this scene")?;
         let command = |directory: &Path, file: &Path| {
             let mut command = self.command(cores, directory, file)?;
             if scene == (Scene::Layer4 { splice: false }) {
@@ -204,8 +205,8 @@ impl Peer {
             Family::Nginx | Family::Haproxy => "configuration",
         });
         fs::write(&file, addresses.fill(template, origin, directory.path()))?;
-        let said = directory.path().join("said");
-        let log = File::create(&said)?;
+        let log_file = directory.path().join("log");
+        let log = File::create(&log_file)?;
         let child = command(directory.path(), &file)?
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -213,8 +214,8 @@ impl Peer {
             .spawn()?;
         let mut proxy = Proxy { child, workers: Vec::new(), addresses, directory };
         if let Err(error) = proxy.started(self.family) {
-            let said = fs::read_to_string(said)?;
-            bail!("{}: {error:#}; it said: {}", self.title, said.trim());
+            let log = fs::read_to_string(log_file)?;
+            bail!("{}: {error:#}; its log: {}", self.title, log.trim());
         }
         Ok(proxy)
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 
 use crate::{
-    load::{self, Wish},
+    load::{self, LoadOptions},
     origin::Origin,
     peer::{Peer, Scene},
     process::Cores,
@@ -93,14 +93,14 @@ impl Turns<'_> {
         };
         let proxy = peer.start(self.cores, self.origin, load.scene)?;
         let (ramp, hold) = if self.quick { (50, 1000) } else { (200, 3000) };
-        let wish = Wish {
+        let options = LoadOptions {
             listener: load.listener,
             path: load.path,
             flags,
             ramp: Duration::from_millis(ramp),
             hold: Duration::from_millis(hold),
         };
-        let report = load::run(&proxy, &wish)?;
+        let report = load::run(&proxy, &options)?;
         let row = |figure: &rows::Figure| {
             let title = format!("{}: {}", load.title, figure.title());
             Ok((title, figure.better(), report.figure(*figure)?))
@@ -116,7 +116,7 @@ impl Turns<'_> {
         for &count in counts {
             let proxy = peer.start(self.cores, self.origin, Scene::Http)?;
             let flags = format!("--client ws --silent --clients {count}");
-            let wish = Wish {
+            let options = LoadOptions {
                 listener: load.listener,
                 path: load.path,
                 flags: &flags,
@@ -124,7 +124,7 @@ impl Turns<'_> {
                 // A slow proxy may still have some to accept.
                 hold: Duration::from_secs(if self.quick { 1 } else { 3 }),
             };
-            let grown = load::run(&proxy, &wish)?.growth(count)?;
+            let grown = load::run(&proxy, &options)?.growth(count)?;
             let many = grouped(count);
             let title = format!("{}, {many}: KiB each", load.title);
             values.push((title, Better::Less, grown / 1024.0 / count as f64));

@@ -48,14 +48,14 @@ pub(crate) fn take(
             let before = process::cpu_of_ended_children()?;
             let done = command.stdin(Stdio::null()).output()?;
             let spent = process::cpu_of_ended_children()? - before;
-            let said = String::from_utf8_lossy(&done.stdout);
+            let output = String::from_utf8_lossy(&done.stdout);
             ensure!(
                 done.status.success(),
-                "{tool}: {said}{}",
+                "{tool}: {output}{}",
                 String::from_utf8_lossy(&done.stderr)
             );
             if column == 1 {
-                check_summary(&said)?;
+                check_summary(&output)?;
             }
             let each = spent.as_secs_f64() * 1e3 / f64::from(CLIENTS);
             results.table(TITLE, METHOD, &columns).add(title, Better::Less, column, each);
@@ -92,15 +92,15 @@ fn theirs(artillery: &Path, node: &str) -> Command {
 }
 
 /// Checks in artillery's summary that every client succeeded.
-fn check_summary(said: &str) -> anyhow::Result<()> {
+fn check_summary(output: &str) -> anyhow::Result<()> {
     let (_, summary) =
-        said.rsplit_once("Summary report").context("artillery printed no summary")?;
+        output.rsplit_once("Summary report").context("artillery printed no summary")?;
     for (name, wanted) in [("vusers.completed", CLIENTS), ("vusers.failed", 0)] {
         let line = summary.lines().find(|line| line.starts_with(name));
         let counted = line.and_then(|line| line.split([' ', '.']).rfind(|word| !word.is_empty()));
         ensure!(
             counted.unwrap_or("0") == wanted.to_string(),
-            "artillery: {name} is not {wanted}: {said}"
+            "artillery: {name} is not {wanted}: {output}"
         );
     }
     Ok(())

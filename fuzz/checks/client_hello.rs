@@ -2,11 +2,11 @@
 
 use moorline::net::client_hello::{ClientHello, MOST_PEEKED, Peeked, read};
 
-/// Prefixes up to this length are all checked: parsing each takes time by its length.
+/// All prefixes up to this length are checked, longer ones only in part: parsing takes time by length.
 const EACH: usize = 700;
 
-/// Panics if a property does not hold.
-pub(crate) fn holds(bytes: &[u8]) {
+/// Panics if a property is violated.
+pub(crate) fn check(bytes: &[u8]) {
     let mut before = read(&[]);
     let (each, rest) = (bytes.len().min(EACH), (bytes.len() / 8).max(1));
     let ends = (1..=each).chain((each..bytes.len()).step_by(rest)).chain([bytes.len()]);
@@ -23,7 +23,7 @@ pub(crate) fn holds(bytes: &[u8]) {
         "the parser waits for more bytes than it reads"
     );
     let Peeked::Hello(hello) = &before else { return };
-    sound(hello);
+    check_names(hello);
     for tail in [&[0][..], b"\x14\x03\x03\x00\x01\x01", &[0xff; 300]] {
         assert_eq!(
             read(&[bytes, tail].concat()),
@@ -31,11 +31,11 @@ pub(crate) fn holds(bytes: &[u8]) {
             "bytes after the ClientHello change the result"
         );
     }
-    cut_otherwise(bytes, &before);
+    check_record_lengths(bytes, &before);
 }
 
 /// Asserts that names and protocols are valid.
-fn sound(hello: &ClientHello) {
+fn check_names(hello: &ClientHello) {
     if let Some(name) = hello.sni.as_deref() {
         assert!((1..=253).contains(&name.len()), "{name:?}");
         assert!(name.bytes().all(|byte| byte.is_ascii_graphic()), "{name:?}");
@@ -48,8 +48,8 @@ fn sound(hello: &ClientHello) {
 }
 
 /// Asserts that the length of the records does not change the result.
-fn cut_otherwise(bytes: &[u8], whole: &Peeked) {
-    let Some(message) = joined(bytes) else { return };
+fn check_record_lengths(bytes: &[u8], whole: &Peeked) {
+    let Some(message) = handshake_message(bytes) else { return };
     for length in [31, 512, 16 << 10] {
         let mut records = Vec::new();
         for piece in message.chunks(length) {
@@ -62,7 +62,7 @@ fn cut_otherwise(bytes: &[u8], whole: &Peeked) {
 }
 
 /// Returns the first handshake message, without its records.
-fn joined(bytes: &[u8]) -> Option<Vec<u8>> {
+fn handshake_message(bytes: &[u8]) -> Option<Vec<u8>> {
     let (mut joined, mut rest) = (Vec::new(), bytes);
     loop {
         let (head, after) = rest.split_first_chunk::<5>()?;

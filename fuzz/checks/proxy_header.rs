@@ -9,25 +9,25 @@ use moorline::{
     },
 };
 
-/// Panics if a property does not hold.
-pub(crate) fn holds(bytes: &[u8]) {
+/// Panics if a property is violated.
+pub(crate) fn check(bytes: &[u8]) {
     let mut before = parse(&[]);
     for end in 1..=bytes.len().min(MOST + 16) {
         let now = parse(&bytes[..end]);
-        follows(&before, &now);
+        check_transition(&before, &now);
         if let ParsedHeader::Whole(header) = &now {
-            bounded(header, end);
+            check_length(header, end);
         }
         before = now;
     }
     if let ParsedHeader::Whole(header) = before {
-        alone(bytes, header);
-        written_again(header);
+        check_tail(bytes, header);
+        check_round_trip(header);
     }
 }
 
 /// Asserts that more bytes decide an undecided result and never change a decided one.
-fn follows(before: &ParsedHeader, now: &ParsedHeader) {
+fn check_transition(before: &ParsedHeader, now: &ParsedHeader) {
     match before {
         ParsedHeader::Undecided => {}
         ParsedHeader::Partial => assert!(
@@ -41,13 +41,13 @@ fn follows(before: &ParsedHeader, now: &ParsedHeader) {
 }
 
 /// Asserts that a header is whole as soon as its last byte arrives.
-fn bounded(header: &ProxyHeader, end: usize) {
+fn check_length(header: &ProxyHeader, end: usize) {
     assert!((1..=MOST).contains(&header.length), "{header:?}");
     assert!(header.length <= end, "{header:?} after {end} bytes");
 }
 
-/// Asserts that bytes after the header do not matter, and that all of its own do.
-fn alone(bytes: &[u8], header: ProxyHeader) {
+/// Asserts that bytes after the header are ignored, and that the header needs all of its bytes.
+fn check_tail(bytes: &[u8], header: ProxyHeader) {
     let own = &bytes[..header.length];
     for tail in [&b""[..], b"\r\n", b"PROXY ", &[0xff; 300]] {
         assert_eq!(parse(&[own, tail].concat()), ParsedHeader::Whole(header));
@@ -57,7 +57,7 @@ fn alone(bytes: &[u8], header: ProxyHeader) {
 }
 
 /// Asserts that a header to a backend carries the same addresses.
-fn written_again(read: ProxyHeader) {
+fn check_round_trip(read: ProxyHeader) {
     let Some((source, destination)) = read.ends else { return };
     let client = ProxiedClient { source, destination, secured: None, id: "an id".into() };
     let introduction = ConnectionOrigin::Client(client.into());

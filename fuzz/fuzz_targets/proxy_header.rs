@@ -3,6 +3,6 @@
 use libfuzzer_sys::fuzz_target;
 
 #[path = "../checks/proxy_header.rs"]
-mod check;
+mod properties;
 
-fuzz_target!(|bytes: &[u8]| check::holds(bytes));
+fuzz_target!(|bytes: &[u8]| properties::check(bytes));

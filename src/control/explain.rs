@@ -21,7 +21,7 @@ use http::{
 
 pub(crate) use self::request::ExplainError;
 use self::{
-    request::ExplainedRequest,
+    request::{ExplainedRequest, InvalidTarget},
     streams::{StreamTarget, streams},
 };
 use crate::{
@@ -74,10 +74,10 @@ pub(super) fn explain(
         }
         return Ok(explanation);
     }
-    let listener = listen(&request, listeners, &snapshot, &mut explanation);
+    let listener = find_listener(&request, listeners, &snapshot, &mut explanation);
     let parts = match &request.parts {
         Ok(parts) => parts,
-        Err(target) => {
+        Err(InvalidTarget(target)) => {
             let status = if target.len() >= LONGEST_TARGET { 414 } else { 400 };
             answers(&mut explanation, status, "The request is rejected: its target is not valid.");
             return Ok(explanation);
@@ -156,8 +156,8 @@ fn place(
         });
     }
     let (engine, method) = (engine.as_ref(), &parts.method);
-    let asked = (engine, method, checked.upgrade);
-    let key = decision::client_key(&shared.memory, pool, client, asked, &parts.headers);
+    let request = (engine, method, checked.upgrade);
+    let key = decision::client_key(&shared.memory, pool, client, request, &parts.headers);
     let facts =
         RequestFacts { engine, method, upgrade: checked.upgrade, affinity: cookie.target() };
     let mut lookup = PreviewLookup { shared, pool, client: key, recalled: None };
@@ -212,8 +212,8 @@ fn describe_recent(recalled: Option<Remembered<'_>>, explanation: &mut Explanati
     explanation.steps.push(sentence.to_owned());
 }
 
-/// Finds the listener, and adds it to the explanation.
-fn listen<'s>(
+/// Finds the listener of a request and adds it to the explanation.
+fn find_listener<'s>(
     request: &ExplainedRequest,
     listeners: &[ListenerState],
     snapshot: &'s Snapshot,
@@ -237,7 +237,7 @@ fn listen<'s>(
     snapshot.listeners.get(listener.name.as_str()).map(|listener| &**listener)
 }
 
-/// The proxy answers the request itself.
+/// Explains a request that the proxy answers itself.
 fn answers(explanation: &mut Explanation, status: u16, sentence: &str) {
     explanation.status = Some(status);
     explanation.steps.push(sentence.to_owned());
@@ -365,7 +365,7 @@ fn chosen(explanation: &mut Explanation, by: ChosenBy, backend: Option<&Arc<Back
 
 fn condition(backend: &Backend) -> &'static str {
     match backend.lifecycle() {
-        Lifecycle::Serving if !backend.is_up() => "which is down; the request is sent all the same",
+        Lifecycle::Serving if !backend.is_up() => "which is down; the request is sent to it anyway",
         Lifecycle::Serving => "which serves",
         Lifecycle::Draining => "which drains and keeps it",
         Lifecycle::Evicted => "which is gone",

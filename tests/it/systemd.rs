@@ -1,4 +1,4 @@
-//! The service manager's side: what it is told, the sockets that it passes, and the unit files.
+//! systemd: the notifications that it gets, the sockets that it passes, and the unit files.
 
 use std::{
     fs,
@@ -16,18 +16,18 @@ use tokio::net::TcpStream;
 
 use crate::support::{Backend, Raw, eventually, message, proxy::Setup, wait_for};
 
-/// A service manager's ear: each datagram, as it came.
+/// A service manager that records all notifications.
 struct Manager {
     path: PathBuf,
-    heard: Arc<Mutex<Vec<String>>>,
+    received: Arc<Mutex<Vec<String>>>,
 }
 
 impl Manager {
     fn listen(directory: &Path) -> Self {
         let path = directory.join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
-        let heard = Arc::new(Mutex::new(Vec::new()));
-        let all = Arc::clone(&heard);
+        let received = Arc::new(Mutex::new(Vec::new()));
+        let all = Arc::clone(&received);
         std::thread::spawn(move || {
             let mut buffer = [0; 4096];
             while let Ok(length) = socket.recv(&mut buffer) {
@@ -35,24 +35,25 @@ impl Manager {
                 all.lock().unwrap().push(text);
             }
         });
-        Self { path, heard }
+        Self { path, received }
     }
 
-    /// What was heard from the `from`-th on, but for signs of life and how it is.
-    fn words(&self, from: usize) -> Vec<String> {
-        let heard = self.heard.lock().unwrap();
-        let plain =
-            |word: &&String| !word.starts_with("WATCHDOG=1") && !word.starts_with("STATUS=");
-        heard[from..].iter().filter(plain).cloned().collect()
+    /// Notifications after the first `from`, without watchdog and status messages.
+    fn changes(&self, from: usize) -> Vec<String> {
+        let received = self.received.lock().unwrap();
+        let is_change =
+            |text: &&String| !text.starts_with("WATCHDOG=1") && !text.starts_with("STATUS=");
+        received[from..].iter().filter(is_change).cloned().collect()
     }
 
     fn count(&self) -> usize {
-        self.heard.lock().unwrap().len()
+        self.received.lock().unwrap().len()
     }
 
-    async fn hears(&self, from: usize, what: &str) {
-        let is = || self.heard.lock().unwrap()[from..].iter().any(|word| word.starts_with(what));
-        eventually(what, is).await;
+    async fn receives(&self, from: usize, start: &str) {
+        let arrived =
+            || self.received.lock().unwrap()[from..].iter().any(|text| text.starts_with(start));
+        eventually(start, arrived).await;
     }
 }
 
@@ -62,13 +63,13 @@ fn free() -> SocketAddr {
 }
 
 #[tokio::test]
-async fn the_service_manager_is_told() {
+async fn service_manager_is_notified() {
     let backend = Backend::replying("ok").await;
     let setup = Setup::new().with(|settings| {
         settings.backends(&[backend.address]);
     });
     let manager = Manager::listen(setup.directory());
-    // As the manager does it: the variable names the process that it starts.
+    // The service manager sets the variable to the process that it starts.
     let wrapper = ["sh", "-c", "WATCHDOG_PID=$$ exec \"$@\"", "sh"];
     let mut proxy = setup
         .env("NOTIFY_SOCKET", manager.path.to_str().unwrap())
@@ -76,10 +77,10 @@ async fn the_service_manager_is_told() {
         .wrapped_in(&wrapper)
         .start()
         .await;
-    manager.hears(0, "READY=1").await;
-    manager.hears(0, "STATUS=0 sessions, 0 tunnels").await;
-    manager.hears(0, "WATCHDOG=1").await;
-    assert_eq!(manager.words(0), ["READY=1\n"]);
+    manager.receives(0, "READY=1").await;
+    manager.receives(0, "STATUS=0 sessions, 0 tunnels").await;
+    manager.receives(0, "WATCHDOG=1").await;
+    assert_eq!(manager.changes(0), ["READY=1\n"]);
 
     let from = manager.count();
     proxy
@@ -87,16 +88,16 @@ async fn the_service_manager_is_told() {
             settings.timeouts("connect = \"3s\"");
         })
         .await;
-    eventually("the reload", || manager.words(from).len() >= 2).await;
-    let words = manager.words(from);
-    assert!(words[0].starts_with("RELOADING=1\nMONOTONIC_USEC="), "{words:?}");
-    assert_eq!(words[1], "READY=1\n");
+    eventually("the reload", || manager.changes(from).len() >= 2).await;
+    let changes = manager.changes(from);
+    assert!(changes[0].starts_with("RELOADING=1\nMONOTONIC_USEC="), "{changes:?}");
+    assert_eq!(changes[1], "READY=1\n");
 
-    // The edit may bring a second one, by the watch over the file.
+    // The watcher may reload a second time because of the edit.
     let mut quiet = 0;
-    let mut seen = manager.words(0).len();
+    let mut seen = manager.changes(0).len();
     eventually("no more reloads", || {
-        let now = manager.words(0).len();
+        let now = manager.changes(0).len();
         quiet = if now == seen { quiet + 1 } else { 0 };
         seen = now;
         quiet > 100
@@ -105,25 +106,25 @@ async fn the_service_manager_is_told() {
     let from = manager.count();
     proxy.upgrade().await;
     let new = proxy.pid();
-    eventually("the upgrade", || manager.words(from).len() >= 2).await;
-    let words = manager.words(from);
-    assert_eq!(words, [format!("MAINPID={new}\n"), format!("MAINPID={new}\nREADY=1\n")]);
-    // The new one is alive, and the old one's end is not the service's.
+    eventually("the upgrade", || manager.changes(from).len() >= 2).await;
+    let changes = manager.changes(from);
+    assert_eq!(changes, [format!("MAINPID={new}\n"), format!("MAINPID={new}\nREADY=1\n")]);
+    // The new process sends watchdog messages. The end of the old process is not reported.
     let from = manager.count();
     proxy.wait_for_predecessors().await;
-    manager.hears(from, "WATCHDOG=1").await;
-    assert_eq!(manager.words(from), Vec::<String>::new());
+    manager.receives(from, "WATCHDOG=1").await;
+    assert_eq!(manager.changes(from), Vec::<String>::new());
 
     proxy.terminate();
-    manager.hears(from, "STOPPING=1").await;
+    manager.receives(from, "STOPPING=1").await;
     assert_eq!(proxy.exited().await.code(), Some(0));
-    assert_eq!(manager.words(from), ["STOPPING=1\n"]);
+    assert_eq!(manager.changes(from), ["STOPPING=1\n"]);
     drop(backend);
 }
 
 #[tokio::test]
-async fn a_stuck_control_task_is_not_alive() {
-    // A configuration that is a pipe nobody writes to: reading it takes as long as it is let.
+async fn stuck_control_task_sends_no_watchdog_messages() {
+    // The configuration file is a pipe without a writer: reading it blocks until the timeout.
     let backend = Backend::replying("ok").await;
     let setup = Setup::new().with(|settings| {
         settings.backends(&[backend.address]);
@@ -134,42 +135,45 @@ async fn a_stuck_control_task_is_not_alive() {
         .env("WATCHDOG_USEC", "100000")
         .start()
         .await;
-    manager.hears(0, "WATCHDOG=1").await;
+    manager.receives(0, "WATCHDOG=1").await;
     fs::remove_file(proxy.file()).unwrap();
     assert!(Command::new("mkfifo").arg(proxy.file()).status().unwrap().success());
     proxy.hangup();
-    manager.hears(0, "RELOADING=1").await;
-    // Connections are served all the same.
+    manager.receives(0, "RELOADING=1").await;
+    // Connections are served meanwhile.
     let reply = Raw::ask(proxy.web(), message::get("/", "Connection: close\r\n")).await;
     assert_eq!(reply.text(), "ok");
     proxy
-        .wait_for_stderr("it is given up", |line| line.contains("nothing was written to it"))
+        .wait_for_stderr("the end of the reload", |line| line.contains("nothing was written to it"))
         .await;
     let from = manager.count();
-    manager.hears(from, "WATCHDOG=1").await;
-    let heard = manager.heard.lock().unwrap().clone();
+    manager.receives(from, "WATCHDOG=1").await;
+    let received = manager.received.lock().unwrap().clone();
     let mut reading = false;
-    for word in heard {
-        reading = word.starts_with("RELOADING=1") || (reading && !word.starts_with("READY=1"));
-        assert!(!reading || !word.starts_with("WATCHDOG=1"), "alive while it cannot do anything");
+    for text in received {
+        reading = text.starts_with("RELOADING=1") || (reading && !text.starts_with("READY=1"));
+        assert!(
+            !reading || !text.starts_with("WATCHDOG=1"),
+            "watchdog message while the control task is blocked"
+        );
     }
 }
 
 #[tokio::test]
-async fn passed_sockets_are_listened_on() {
+async fn passed_sockets_are_used() {
     let backend = Backend::replying("ok").await;
-    let (web, metrics, nobody) = (free(), free(), free());
+    let (web, metrics, unused) = (free(), free(), free());
     let setup = Setup::new().with(|settings| {
         settings.backends(&[backend.address]).listener("bind", &format!("\"{web}\""));
         settings.top("admin", &format!("\"{metrics}\""));
     });
-    let addresses = [web, nobody, metrics].map(|address| address.to_string());
+    let addresses = [web, unused, metrics].map(|address| address.to_string());
     let mut wrapper = vec!["systemd-socket-activate", "-E", "RUST_LOG"];
     for address in &addresses {
         wrapper.extend(["-l", address]);
     }
     let setup = setup.wrapped_in(&wrapper);
-    // The process starts with the first connection, which waits for it.
+    // The first connection starts the process, and waits for it.
     let first = async {
         wait_for("a socket", || std::net::TcpStream::connect(web).ok()).await;
         Raw::ask(web, message::get("/", "Connection: close\r\n")).await
@@ -177,10 +181,10 @@ async fn passed_sockets_are_listened_on() {
     let (mut proxy, reply) = tokio::join!(setup.start(), first);
     assert_eq!(reply.text(), "ok");
     assert_eq!((proxy.web(), proxy.admin()), (web, metrics));
-    let unasked = format!("no listener is configured for {nobody}");
-    proxy.wait_for_stderr("the warning", |line| line.contains(&unasked)).await;
-    eventually("it is closed", || std::net::TcpStream::connect(nobody).is_err()).await;
-    // They are handed on like any others.
+    let warning = format!("no listener is configured for {unused}");
+    proxy.wait_for_stderr("the warning", |line| line.contains(&warning)).await;
+    eventually("the socket is closed", || std::net::TcpStream::connect(unused).is_err()).await;
+    // An upgrade hands them over like other sockets.
     proxy.upgrade().await;
     let reply = Raw::ask(web, message::get("/", "Connection: close\r\n")).await;
     assert_eq!(reply.text(), "ok");
@@ -191,7 +195,7 @@ async fn passed_sockets_are_listened_on() {
     assert_eq!(proxy.exited().await.code(), Some(0));
 }
 
-/// A proxy that is started by the first connection to a unix socket that it serves operators at.
+/// A proxy that the first connection to its admin socket starts.
 fn passed_socket() -> (Setup, PathBuf) {
     let setup = Setup::new();
     let path = setup.directory().join("passed.sock");
@@ -203,7 +207,7 @@ fn passed_socket() -> (Setup, PathBuf) {
     (setup, path)
 }
 
-/// Starts it: the socket has this mode by then.
+/// Sets the mode of the socket and starts the proxy.
 async fn activate(path: &Path, mode: u32) {
     eventually("the socket", || path.exists()).await;
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
@@ -211,7 +215,7 @@ async fn activate(path: &Path, mode: u32) {
 }
 
 #[tokio::test]
-async fn fault_127_a_passed_socket_is_its_owner_s_alone() {
+async fn fault_127_passed_socket_must_not_be_open_to_other_users() {
     let (setup, path) = passed_socket();
     let (ended, ()) = tokio::join!(setup.fails_to_start(), activate(&path, 0o660));
     assert_eq!(ended.status.code(), Some(1));
@@ -220,11 +224,11 @@ async fn fault_127_a_passed_socket_is_its_owner_s_alone() {
 }
 
 #[tokio::test]
-async fn a_passed_socket_s_file_is_the_service_manager_s() {
+async fn file_of_a_passed_socket_is_not_removed() {
     let (setup, path) = passed_socket();
     let (mut proxy, ()) = tokio::join!(setup.start(), activate(&path, 0o600));
     assert!(UnixStream::connect(&path).is_ok());
-    // Nor is it the next process's.
+    // The next process does not remove it either.
     proxy.upgrade().await;
     proxy.wait_for_predecessors().await;
     assert!(UnixStream::connect(&path).is_ok());
@@ -234,7 +238,7 @@ async fn a_passed_socket_s_file_is_the_service_manager_s() {
 }
 
 #[tokio::test]
-async fn the_admin_socket_is_in_the_unit_s_folder() {
+async fn admin_socket_is_in_the_runtime_directory() {
     let setup = Setup::new().with(|settings| {
         settings.backends(&[free()]);
     });
@@ -243,14 +247,14 @@ async fn the_admin_socket_is_in_the_unit_s_folder() {
     let folders = format!("{}:/elsewhere", folder.display());
     let proxy = setup.env("RUNTIME_DIRECTORY", folders).start().await;
     assert!(UnixStream::connect(folder.join("moorline.sock")).is_ok());
-    // Its user's shell, which knows no more than the folder above, finds it.
-    let said = proxy.command(&["status"]).await.done();
-    assert!(said.contains(&format!("process {}", proxy.pid())), "{said}");
+    // A command finds it below the runtime directory of the user.
+    let output = proxy.command(&["status"]).await.done();
+    assert!(output.contains(&format!("process {}", proxy.pid())), "{output}");
     proxy.finish().await;
 }
 
 #[test]
-fn the_units_are_right() {
+fn unit_files_are_valid() {
     let folder = tempfile::tempdir().unwrap();
     let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy");
     for name in ["moorline.service", "moorline.socket"] {
@@ -263,13 +267,13 @@ fn the_units_are_right() {
         .args(["moorline.service", "moorline.socket"].map(|name| folder.path().join(name)))
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.trim().is_empty(), "{said}");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && errors.trim().is_empty(), "{errors}");
 }
 
-/// What the unit says of the watchdog holds for the time that reading a configuration may take.
+/// Reading the configuration may take 10 s, and a drain 30 s by default.
 #[test]
-fn the_unit_waits_for_longer_than_a_reload_takes() {
+fn unit_timeouts_are_longer_than_a_reload_and_a_drain() {
     let unit =
         fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/moorline.service"))
             .unwrap();

@@ -4,7 +4,6 @@ mod failures;
 mod reply;
 
 use std::{
-    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
@@ -19,10 +18,10 @@ use tokio::{
 
 use crate::support::{
     Backend, Node, Proxy, Raw, eventually, message,
-    node::{cookie_field, handshake, handshake_target, poll, poll_target},
+    node::{cookie_field, handshake_target, poll, poll_target},
     pair::Pair,
     process,
-    proxy::{Setup, TUNNELS, is_ready},
+    proxy::{Setup, TUNNELS},
     wait_for, websocket,
 };
 

@@ -54,9 +54,9 @@ impl<'a> Stand<'a> {
         certify(directory.path(), "site")?;
         let file = directory.path().join("configuration");
         fs::write(&file, fill(peer.family, directory.path(), tls, side, nodes))?;
-        let said = File::create(directory.path().join("said"))?;
+        let log = File::create(directory.path().join("log"))?;
         let mut command = command(peer, directory.path());
-        command.stdin(Stdio::null()).stdout(said.try_clone()?).stderr(said);
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let child = command.spawn().with_context(|| peer.title.clone())?;
         let main = child.id();
         let mut stand = Self { peer, child, main, directory, tls, side, seen: BTreeSet::new() };
@@ -89,10 +89,10 @@ impl<'a> Stand<'a> {
         let (main, before) = (self.main, self.carriers()?);
         match self.peer.family {
             Family::Moorline => {
-                let told = self.said()?.matches("reloaded").count();
+                let before = self.log()?.matches("reloaded").count();
                 signal(main, "HUP")?;
                 self.until("it has reloaded", |stand| {
-                    Ok(stand.said()?.matches("reloaded").count() > told)
+                    Ok(stand.log()?.matches("reloaded").count() > before)
                 })
             }
             Family::Nginx | Family::Haproxy => {
@@ -110,8 +110,8 @@ impl<'a> Stand<'a> {
                 command.args(["--address", &self.side.to_string()]);
                 command.args(forced.then_some("--force"));
                 let done = command.output()?;
-                let said = String::from_utf8_lossy(&done.stderr).into_owned();
-                ensure!(done.status.success(), "it does not reload: {}", said.trim());
+                let errors = String::from_utf8_lossy(&done.stderr).into_owned();
+                ensure!(done.status.success(), "the reload failed: {}", errors.trim());
                 Ok(())
             }
         }
@@ -126,7 +126,7 @@ impl<'a> Stand<'a> {
             Family::Moorline => {
                 signal(main, "USR2")?;
                 self.until("a new process is ready", |stand| {
-                    Ok(stand.said()?.lines().filter(|line| line.ends_with(" INFO ready")).count()
+                    Ok(stand.log()?.lines().filter(|line| line.ends_with(" INFO ready")).count()
                         > 1)
                 })?;
             }
@@ -193,8 +193,8 @@ impl<'a> Stand<'a> {
         read().context("nginx.pid")
     }
 
-    fn said(&self) -> anyhow::Result<String> {
-        Ok(fs::read_to_string(self.directory.path().join("said"))?)
+    fn log(&self) -> anyhow::Result<String> {
+        Ok(fs::read_to_string(self.directory.path().join("log"))?)
     }
 
     fn until(
@@ -203,9 +203,9 @@ impl<'a> Stand<'a> {
         is: impl Fn(&mut Self) -> anyhow::Result<bool>,
     ) -> anyhow::Result<()> {
         let deadline = Instant::now() + PATIENCE;
-        while !is(self).with_context(|| self.said().unwrap_or_default())? {
+        while !is(self).with_context(|| self.log().unwrap_or_default())? {
             if Instant::now() > deadline {
-                bail!("{}: not after {PATIENCE:?}: {what}: {}", self.peer.title, self.said()?);
+                bail!("{}: not after {PATIENCE:?}: {what}: {}", self.peer.title, self.log()?);
             }
             thread::sleep(LOOK);
         }

@@ -48,6 +48,9 @@ impl fmt::Display for ExplainError {
 
 impl std::error::Error for ExplainError {}
 
+/// A request target that cannot be parsed.
+pub(super) struct InvalidTarget(pub(super) String);
+
 /// A request, and the connection that it arrives on.
 pub(super) struct ExplainedRequest {
     pub(super) tls: bool,
@@ -56,8 +59,8 @@ pub(super) struct ExplainedRequest {
     /// In lower case, without port and final dot.
     pub(super) host: String,
     pub(super) port: Option<u16>,
-    /// The request, or its target if that cannot be parsed.
-    pub(super) parts: Result<Parts, String>,
+    /// The request, or its invalid target.
+    pub(super) parts: Result<Parts, InvalidTarget>,
 }
 
 impl ExplainedRequest {
@@ -96,15 +99,17 @@ impl ExplainedRequest {
     }
 }
 
-/// Builds the request head in origin form. The inner error is a target that cannot be parsed.
+/// Builds the request head in origin form.
 fn parts(
     request: &ExplainRequest,
     authority: &str,
     path: &str,
-) -> Result<Result<Parts, String>, ExplainError> {
+) -> Result<Result<Parts, InvalidTarget>, ExplainError> {
     let slash = if path.starts_with('/') { "" } else { "/" };
     let target = format!("{slash}{path}");
-    let Ok(path) = PathAndQuery::try_from(target.as_str()) else { return Ok(Err(target)) };
+    let Ok(path) = PathAndQuery::try_from(target.as_str()) else {
+        return Ok(Err(InvalidTarget(target)));
+    };
     let method = request.method.as_deref().unwrap_or("GET");
     let method: Method = method.parse().map_err(|_| ExplainError::Method(method.to_owned()))?;
     let websocket = method == Method::GET && asks_for_websocket(path.query());
