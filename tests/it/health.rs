@@ -165,7 +165,7 @@ async fn a_websocket_probe_limits_the_bytes_that_it_reads() {
     .await;
     let proxy = probing(&node, "\"websocket\"").await;
     let line = down_line(&proxy).await;
-    assert!(line.contains("too much"), "{line}");
+    assert!(line.contains("more than 64 KiB"), "{line}");
     drop(node);
     proxy.finish().await;
 }
@@ -279,7 +279,7 @@ async fn an_engine_io_probe_closes_its_session_if_there_is_no_upgrade() {
 async fn an_engine_io_probe_rejects_other_servers() {
     for (answer, why) in [
         (message::reply("404 Not Found", "", ""), "expected 200 to a handshake, got 404"),
-        (message::ok("<html>"), "expected an open packet"),
+        (message::ok("<html>"), "no Engine.IO open packet"),
         (message::reply("400 Bad Request", "", "{\"code\":5}"), "neither protocol"),
     ] {
         let node = Backend::answering(move |_| answer.clone()).await;
