@@ -21,7 +21,7 @@ use http::{
 
 pub(crate) use self::request::ExplainError;
 use self::{
-    request::{ExplainedRequest, InvalidTarget},
+    request::{ExplainedRequest, UnparsedTarget},
     streams::{StreamTarget, streams},
 };
 use crate::{
@@ -77,7 +77,7 @@ pub(super) fn explain(
     let listener = find_listener(&request, listeners, &snapshot, &mut explanation);
     let parts = match &request.parts {
         Ok(parts) => parts,
-        Err(InvalidTarget(target)) => {
+        Err(UnparsedTarget(target)) => {
             let status = if target.len() >= LONGEST_TARGET { 414 } else { 400 };
             answers(&mut explanation, status, "The request is rejected: its target is not valid.");
             return Ok(explanation);

@@ -49,7 +49,7 @@ impl fmt::Display for ExplainError {
 impl std::error::Error for ExplainError {}
 
 /// A request target that cannot be parsed.
-pub(super) struct InvalidTarget(pub(super) String);
+pub(super) struct UnparsedTarget(pub(super) String);
 
 /// A request, and the connection that it arrives on.
 pub(super) struct ExplainedRequest {
@@ -60,7 +60,7 @@ pub(super) struct ExplainedRequest {
     pub(super) host: String,
     pub(super) port: Option<u16>,
     /// The request, or its invalid target.
-    pub(super) parts: Result<Parts, InvalidTarget>,
+    pub(super) parts: Result<Parts, UnparsedTarget>,
 }
 
 impl ExplainedRequest {
@@ -104,11 +104,11 @@ fn parts(
     request: &ExplainRequest,
     authority: &str,
     path: &str,
-) -> Result<Result<Parts, InvalidTarget>, ExplainError> {
+) -> Result<Result<Parts, UnparsedTarget>, ExplainError> {
     let slash = if path.starts_with('/') { "" } else { "/" };
     let target = format!("{slash}{path}");
     let Ok(path) = PathAndQuery::try_from(target.as_str()) else {
-        return Ok(Err(InvalidTarget(target)));
+        return Ok(Err(UnparsedTarget(target)));
     };
     let method = request.method.as_deref().unwrap_or("GET");
     let method: Method = method.parse().map_err(|_| ExplainError::Method(method.to_owned()))?;
