@@ -5,7 +5,7 @@
 //! not return it.
 
 use std::{
-    fmt,
+    fmt, io,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
@@ -20,7 +20,7 @@ use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient};
 use rustls::{ClientConfig, pki_types::ServerName};
 use rustls_pki_types::CertificateDer;
 use tokio::{net::TcpStream, task::spawn_blocking, time::timeout};
-use tokio_rustls::TlsConnector;
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::net::tls_client;
 
@@ -74,6 +74,12 @@ impl Client {
         *self.retry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    async fn connect(&self, host: &str, port: u16) -> io::Result<TlsStream<TcpStream>> {
+        let stream = TcpStream::connect((host, port)).await?;
+        let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+        TlsConnector::from(Arc::clone(&self.tls)).connect(name, stream).await
+    }
+
     async fn send(
         self,
         request: Request<BodyWrapper<Bytes>>,
@@ -88,10 +94,7 @@ impl Client {
         let failed = |error: &dyn std::error::Error| {
             RequestError::new(format!("{host}: {}", with_sources(error)))
         };
-        let stream = TcpStream::connect((host.as_str(), uri.port_u16().unwrap_or(443))).await;
-        let stream = stream.map_err(|error| failed(&error))?;
-        let name = ServerName::try_from(host.clone()).map_err(|error| failed(&error))?;
-        let stream = TlsConnector::from(self.tls).connect(name, stream).await;
+        let stream = self.connect(&host, uri.port_u16().unwrap_or(443)).await;
         let stream = stream.map_err(|error| failed(&error))?;
 
         let target = uri.path_and_query().map_or("/", |target| target.as_str());

@@ -48,7 +48,7 @@ enum ProbeKind {
     WebSocket,
 }
 
-/// Reads the probe; keys of other kinds of probes are faults.
+/// Reads the probe.
 fn probe(table: &TomlTable<'_>) -> Option<ProbeConfig> {
     let kinds = [
         ("off", ProbeKind::Off),
@@ -61,6 +61,29 @@ fn probe(table: &TomlTable<'_>) -> Option<ProbeConfig> {
         Some(value) => value.choice(&kinds)?,
         None => ProbeKind::Tcp,
     };
+    refuse_unused_keys(kind, table);
+    let path = |parse: fn(&str) -> Result<String, InvalidValue>, default: &str| {
+        let typed = table.value("path").and_then(|value| value.parsed(parse));
+        typed.unwrap_or_else(|| default.to_owned())
+    };
+    let host = || table.value("host").and_then(|value| value.parsed(host));
+    Some(match kind {
+        ProbeKind::Off => ProbeConfig::Off,
+        ProbeKind::Tcp => ProbeConfig::Tcp,
+        ProbeKind::Http => ProbeConfig::Http {
+            path: path(target, "/"),
+            host: host(),
+            status: table.value("status").and_then(|value| statuses(&value)).unwrap_or(HEALTHY),
+        },
+        ProbeKind::EngineIo => {
+            ProbeConfig::EngineIo { path: path(bare_path, "/socket.io/"), host: host() }
+        }
+        ProbeKind::WebSocket => ProbeConfig::WebSocket { path: path(target, "/"), host: host() },
+    })
+}
+
+/// Notes keys that this kind of probe does not use.
+fn refuse_unused_keys(kind: ProbeKind, table: &TomlTable<'_>) {
     if matches!(kind, ProbeKind::Off | ProbeKind::Tcp) {
         table.refuse(&["path", "host"], |key| {
             InvalidValue::new(format!(
@@ -81,24 +104,6 @@ fn probe(table: &TomlTable<'_>) -> Option<ProbeConfig> {
                 .help("remove it")
         });
     }
-    let path = |parse: fn(&str) -> Result<String, InvalidValue>, default: &str| {
-        let typed = table.value("path").and_then(|value| value.parsed(parse));
-        typed.unwrap_or_else(|| default.to_owned())
-    };
-    let host = || table.value("host").and_then(|value| value.parsed(host));
-    Some(match kind {
-        ProbeKind::Off => ProbeConfig::Off,
-        ProbeKind::Tcp => ProbeConfig::Tcp,
-        ProbeKind::Http => ProbeConfig::Http {
-            path: path(target, "/"),
-            host: host(),
-            status: table.value("status").and_then(|value| statuses(&value)).unwrap_or(HEALTHY),
-        },
-        ProbeKind::EngineIo => {
-            ProbeConfig::EngineIo { path: path(bare_path, "/socket.io/"), host: host() }
-        }
-        ProbeKind::WebSocket => ProbeConfig::WebSocket { path: path(target, "/"), host: host() },
-    })
 }
 
 /// A request target in origin form: path and query.

@@ -65,13 +65,7 @@ fn pool(
         table.value("max_connection_age").and_then(|value| value.duration(SHORTEST_AGE));
     pool.on_down = table.value("on_down").and_then(|value| drain::on_down(&value));
     resilience::read(table, &mut pool);
-    let http = match &pool.health.probe {
-        _ if routed => Some("requests"),
-        ProbeConfig::Off | ProbeConfig::Tcp => None,
-        ProbeConfig::Http { .. } | ProbeConfig::EngineIo { .. } | ProbeConfig::WebSocket { .. } => {
-            Some("probes")
-        }
-    };
+    let http = http_users(&pool, routed);
     pool.tls = table.value("tls").and_then(|value| tls::backend(&value, http));
     pool.proxy_protocol = table.value("proxy_protocol").and_then(|value| proxy_out::read(&value));
     if let Some(value) = table.value("long_polls") {
@@ -84,6 +78,17 @@ fn pool(
         value.fault(wrong.help("remove `rebalance`, or choose another `balance`"));
     }
     pool
+}
+
+/// The plural noun of what uses HTTP/1.1 with the backends; `None`: nothing does.
+fn http_users(pool: &PoolConfig, routed: bool) -> Option<&'static str> {
+    match &pool.health.probe {
+        _ if routed => Some("requests"),
+        ProbeConfig::Off | ProbeConfig::Tcp => None,
+        ProbeConfig::Http { .. } | ProbeConfig::EngineIo { .. } | ProbeConfig::WebSocket { .. } => {
+            Some("probes")
+        }
+    }
 }
 
 /// Reads paths, in the form of paths of routes.

@@ -66,7 +66,9 @@ pub fn all(config: &Config, environment: &Environment<'_>) -> Vec<Warning> {
     listeners::listeners(&mut found);
     cookies::cookies(&mut found);
     for pool in &config.pools {
-        self::pool(&mut found, pool, environment);
+        self::pool(&mut found, pool);
+        unresolved(&mut found, pool, environment);
+        durations(&mut found, pool);
         sessions::sessions(&mut found, pool);
     }
     for (path, file) in config.places.files(&SECRETS) {
@@ -196,15 +198,16 @@ fn covers(names: &[String], host: &HostPattern) -> bool {
     })
 }
 
-fn pool(found: &mut WarningCollector<'_>, pool: &PoolConfig, environment: &Environment<'_>) {
+/// Warns of a pool without use, and of backend certificates that are not verified.
+fn pool(found: &mut WarningCollector<'_>, pool: &PoolConfig) {
     let path = format!("pools.{}", pool.name);
     let config = found.config;
-    let led_to = config.routes.iter().any(|route| route.pool == pool.name)
+    let is_used = config.routes.iter().any(|route| route.pool == pool.name)
         || config.listeners.iter().any(|listener| {
             let named = listener.pool.as_ref() == Some(&pool.name);
             named || listener.passthrough.iter().any(|rule| rule.pool == pool.name)
         });
-    if !led_to {
+    if !is_used {
         let message = format!("no route and no listener uses the pool {}", pool.name);
         let help = format!("add `[[routes]]` with `pool = \"{}\"`, or remove the pool", pool.name);
         found.add(&path, message, help);
@@ -214,6 +217,10 @@ fn pool(found: &mut WarningCollector<'_>, pool: &PoolConfig, environment: &Envir
         let help = "set `ca` to the authority of the backends and remove `verify = false`";
         found.add(&format!("{path}.tls.verify"), message, help);
     }
+}
+
+/// Warns of backend names that do not resolve.
+fn unresolved(found: &mut WarningCollector<'_>, pool: &PoolConfig, environment: &Environment<'_>) {
     for (index, backend) in pool.backends.iter().enumerate() {
         let why = environment.unresolved.iter().find(|(name, _)| *name == backend.address.host);
         if let Some((name, why)) = why {
@@ -223,9 +230,14 @@ fn pool(found: &mut WarningCollector<'_>, pool: &PoolConfig, environment: &Envir
             );
             let help =
                 format!("correct the name, or check the resolver with `getent hosts {name}`");
-            found.add(&format!("{path}.backends[{index}]"), message, help);
+            found.add(&format!("pools.{}.backends[{index}]", pool.name), message, help);
         }
     }
+}
+
+/// Warns of durations that close healthy connections or exceed the limits of clients.
+fn durations(found: &mut WarningCollector<'_>, pool: &PoolConfig) {
+    let path = format!("pools.{}", pool.name);
     let idle = pool.timeouts.tunnel_idle.filter(|idle| *idle < LONGEST_SILENCE);
     if let Some(idle) = idle.filter(|_| pool.sticky.engine_io) {
         let message = format!(
