@@ -1,8 +1,8 @@
-//! The operator's side: metrics and readiness for anybody who reaches them, and the API.
+//! Admin endpoints: metrics and readiness, which need no authentication, and the admin API.
 //!
-//! Both are plain HTTP on sockets of their own, that no proxied request can reach. Owns who is let
-//! in, what paths there are and how they are answered; what is asked and ordered there is
-//! [`ControlHandle`](crate::control::ControlHandle)'s business.
+//! Both are plain HTTP on separate sockets, which proxied requests cannot reach. This module owns
+//! authentication, paths and replies; [`ControlHandle`](crate::control::ControlHandle) executes the
+//! queries and commands.
 
 mod access;
 mod configuration;

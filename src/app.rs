@@ -156,7 +156,7 @@ impl App {
         let admin = Arc::new(self.admin.serve(state, &operator, self.remote.as_ref()));
         let (copied, left) = (Arc::clone(&admin), Arc::clone(&admin));
         let admin_sockets = AdminSocketHooks {
-            copies: Box::new(move || copied.copies()),
+            copies: Box::new(move || copied.duplicate()),
             release: Box::new(move || left.hand_over()),
         };
         self.control.enable_handoff(launch, admin_sockets);
@@ -270,7 +270,7 @@ fn certificates(proxy: &SharedState) -> Vec<CertificateSample> {
     let snapshot = proxy.snapshot.load();
     let mut samples = Vec::new();
     for listener in snapshot.listeners.values() {
-        for certificate in listener.certificates.now() {
+        for certificate in listener.certificates.current() {
             let Some((_, expires)) = certificate.validity() else { continue };
             let name = certificate.names.first().cloned().unwrap_or_default();
             samples.push(CertificateSample { listener: listener.name.to_string(), name, expires });

@@ -1,7 +1,7 @@
 //! The command line: one file for each subcommand.
 //!
-//! Those that run a proxy share `serve`; those that speak to a running one are clients of its admin
-//! API and share `client`, `find`, `show`, `target` and `deadline`.
+//! Commands that run a proxy share `serve`. Commands for a running process are clients of its admin API
+//! and share `client`, `find`, `show`, `target` and `deadline`.
 
 pub mod backends;
 pub mod check;
@@ -35,4 +35,4 @@ pub mod undrain;
 pub mod upgrade;
 pub mod version;
 
-pub use self::{client::Access, target::Whom};
+pub use self::{client::Access, target::TargetArgs};

@@ -195,7 +195,7 @@ impl AcceptedConnection {
         }
         let first = async {
             // Boxed: few listeners need the whole hello.
-            if policy.looks {
+            if policy.peeks_client_hello {
                 Box::pin(sniff::hello(&socket)).await
             } else {
                 sniff::protocol(&socket).await
@@ -204,7 +204,7 @@ impl AcceptedConnection {
         match in_time(self.until, Phase::Handshake, first).await? {
             Sniffed::Tls => {}
             Sniffed::Hello(hello) => {
-                let passed_on = policy.passed_on(&hello);
+                let passed_on = policy.passthrough_pool(&hello);
                 if passed_on.is_some() || policy.tls.is_none() {
                     self.tls_info = Some(Arc::new(hello_info(&hello)));
                 }
@@ -365,8 +365,8 @@ impl AcceptedConnection {
     /// Serves HTTP requests. The future lives for days, so it holds only what the end of the
     /// connection needs.
     fn serve_requests(self, stream: ClientStream) -> impl Future<Output = ()> {
-        let introduces = self.handle.proxy.snapshot.load().introduces;
-        let local = || introduces.then(|| stream.local().ok()).flatten();
+        let needed = self.handle.proxy.snapshot.load().sends_proxy_headers;
+        let local = || needed.then(|| stream.local().ok()).flatten();
         let destination = self.destination.or_else(local);
         let ListenerHandle { proxy, metrics, drain, .. } = self.handle;
         let info = Arc::new(ConnectionInfo {
@@ -392,7 +392,7 @@ impl AcceptedConnection {
     }
 
     fn expects_tls(&self) -> bool {
-        self.policy.tls.is_some() || self.policy.looks
+        self.policy.tls.is_some() || self.policy.peeks_client_hello
     }
 
     fn form(&self) -> StreamKind {

@@ -1,15 +1,15 @@
 //! Embedded Socket.IO nodes and the chat page behind `moorline demo`.
 //!
-//! Owns the nodes' sockets and tasks: what [`Nodes`] starts ends with it. Each node is a complete
-//! HTTP server of its own on a loopback port, so that the proxy in front meets real backends; all
-//! that nodes share is the [`bus`], which stands in for the Redis of a real installation, and the desk that takes
-//! the page's [orders](control).
+//! [`Nodes`] owns the sockets and tasks of the nodes, which end when it is dropped. Each node is a
+//! complete HTTP server on a loopback port, so that the proxy has real backends. The nodes share only
+//! the [`bus`], which replaces the Redis of a real installation, and the handler of the page's
+//! [actions](control).
 //!
-//! Must not know the proxy: no module of this crate is used here.
+//! Uses no other module of this crate.
 
 mod bus;
+mod connection;
 mod control;
-mod mortal;
 mod node;
 mod page;
 
@@ -25,43 +25,43 @@ use tokio::{net::TcpListener, sync::mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use bus::Bus;
-use control::Desk;
-pub use control::{DemoRequest, NodeState, Order, OrderReport};
+use control::ActionHandler;
+pub use control::{ActionError, ActionReport, DemoAction, DemoRequest, NodeState};
 use node::{Node, NodeLifecycle};
 
 /// Running Socket.IO nodes on loopback ports. Dropping it stops them.
 #[derive(Debug)]
 pub struct Nodes {
-    running: Mutex<Vec<Running>>,
+    running: Mutex<Vec<RunningNode>>,
     bus: Arc<Bus>,
-    desk: Arc<Desk>,
-    orders: Mutex<Option<mpsc::Receiver<DemoRequest>>>,
+    actions: Arc<ActionHandler>,
+    requests: Mutex<Option<mpsc::Receiver<DemoRequest>>>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
 
 #[derive(Debug)]
-struct Running {
+struct RunningNode {
     name: String,
     address: SocketAddr,
-    life: NodeLifecycle,
+    lifecycle: NodeLifecycle,
 }
 
 impl Nodes {
-    /// Starts one node for each name, each on a free port of 127.0.0.1, and returns once all accept.
+    /// Starts one node for each name, each on a free port of 127.0.0.1, and returns when all accept.
     ///
-    /// A name travels in the header `x-node` of every reply.
+    /// Every reply has the name in the header `x-node`.
     ///
     /// # Errors
     ///
-    /// `InvalidInput` where a name cannot be a header value, otherwise what binding a port failed with.
+    /// `InvalidInput` if a name is not a valid header value, else the error of binding a port.
     pub async fn start(names: &[&str]) -> io::Result<Self> {
-        let (desk, orders) = Desk::new(token()?);
+        let (actions, requests) = ActionHandler::new(token()?);
         let nodes = Self {
             running: Mutex::default(),
             bus: Arc::new(Bus::new()),
-            desk: Arc::new(desk),
-            orders: Mutex::new(Some(orders)),
+            actions: Arc::new(actions),
+            requests: Mutex::new(Some(requests)),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };
@@ -71,7 +71,7 @@ impl Nodes {
         Ok(nodes)
     }
 
-    /// Starts one node more and returns where it listens.
+    /// Starts another node and returns its address.
     ///
     /// # Errors
     ///
@@ -81,59 +81,59 @@ impl Nodes {
             .map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
-        let life =
+        let lifecycle =
             NodeLifecycle { stop: self.stop.child_token(), killed: CancellationToken::new() };
         self.bus.add(name);
-        let node = Node::new(header, Arc::clone(&self.bus), Arc::clone(&self.desk));
-        self.tasks.spawn(node.run(listener, life.clone(), self.tasks.clone()));
-        self.running().push(Running { name: name.to_owned(), address, life });
+        let node = Node::new(header, Arc::clone(&self.bus), Arc::clone(&self.actions));
+        self.tasks.spawn(node.run(listener, lifecycle.clone(), self.tasks.clone()));
+        self.running().push(RunningNode { name: name.to_owned(), address, lifecycle });
         Ok(address)
     }
 
-    /// Ends a node without a word to anybody: its port is closed, its connections are reset.
+    /// Kills a node: closes its port and resets its connections.
     pub fn kill(&self, name: &str) {
         if let Some(node) = self.take(name) {
-            node.life.killed.cancel();
-            node.life.stop.cancel();
+            node.lifecycle.killed.cancel();
+            node.lifecycle.stop.cancel();
         }
     }
 
-    /// Ends a node in good order: its users are disconnected.
+    /// Stops a node: disconnects its users and closes its port.
     pub fn stop(&self, name: &str) {
         if let Some(node) = self.take(name) {
-            node.life.stop.cancel();
+            node.lifecycle.stop.cancel();
         }
     }
 
-    /// Whether a node of this name runs.
+    /// Whether a node with this name runs.
     pub fn runs(&self, name: &str) -> bool {
         self.running().iter().any(|node| node.name == name)
     }
 
-    /// Where the nodes listen, in the order of their start.
+    /// Addresses of the nodes, in the order of their start.
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.running().iter().map(|node| node.address).collect()
     }
 
-    /// What the page asks for. There is one reader: `None` from the second call on.
-    pub fn orders(&self) -> Option<mpsc::Receiver<DemoRequest>> {
-        self.orders.lock().unwrap_or_else(PoisonError::into_inner).take()
+    /// Returns the receiver of the page's requests; `None`: it was already taken.
+    pub fn requests(&self) -> Option<mpsc::Receiver<DemoRequest>> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Stops accepting, disconnects everyone, and returns once no node has a connection left.
+    /// Stops accepting, disconnects all users, and returns when all connections have ended.
     pub async fn shutdown(self) {
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
     }
 
-    fn take(&self, name: &str) -> Option<Running> {
+    fn take(&self, name: &str) -> Option<RunningNode> {
         let mut running = self.running();
         let at = running.iter().position(|node| node.name == name)?;
         Some(running.remove(at))
     }
 
-    fn running(&self) -> MutexGuard<'_, Vec<Running>> {
+    fn running(&self) -> MutexGuard<'_, Vec<RunningNode>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -144,7 +144,7 @@ impl Drop for Nodes {
     }
 }
 
-/// What only the page of this run knows: 128 random bits.
+/// Creates the secret token that only the page of this run has: 128 random bits.
 fn token() -> io::Result<String> {
     let mut random = [0; 16];
     aws_lc_rs::rand::fill(&mut random).map_err(io::Error::other)?;

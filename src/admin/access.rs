@@ -1,5 +1,4 @@
-//! Who may use the API: whoever the file system lets open the unix socket, and over TCP whoever
-//! brings the token.
+//! Authentication of API requests: file permissions on the unix socket, a bearer token over TCP.
 
 use std::{
     fmt,
@@ -14,13 +13,13 @@ use aws_lc_rs::{
 };
 use http::{HeaderMap, header};
 
-/// One warning about wrong tokens for so long.
-const WARN_EVERY: Duration = Duration::from_secs(10);
+/// Minimum time between two warnings about wrong tokens.
+const WARN_INTERVAL: Duration = Duration::from_secs(10);
 
-/// By which way a request came, for the log.
+/// Transport of a request, for the log.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum AdminTransport {
-    /// The unix socket, by a process of this user, where the system says.
+    /// The unix socket, with the user id of the client if the system reports it.
     Unix(Option<u32>),
     /// TCP, from this address.
     Tcp(SocketAddr),
@@ -36,7 +35,7 @@ impl fmt::Display for AdminTransport {
     }
 }
 
-/// A bearer token (RFC 6750), as its digest: nothing here can print it.
+/// The expected bearer token (RFC 6750), as a digest, so that it cannot be printed.
 #[derive(Debug)]
 pub(super) struct Token {
     digest: digest::Digest,
@@ -44,14 +43,14 @@ pub(super) struct Token {
 }
 
 impl Token {
-    /// The one to bring.
+    /// Creates the digest of the expected token.
     pub(super) fn new(token: &str) -> Self {
         Self { digest: digest::digest(&SHA256, token.as_bytes()), warned: Mutex::new(None) }
     }
 
-    /// Whether a request brings it. Digests are compared, in constant time: neither a first byte
-    /// nor a length can be guessed apart.
-    pub(super) fn is_in(&self, headers: &HeaderMap) -> bool {
+    /// Whether a request has the token. Compares digests in constant time, so that response times
+    /// reveal neither the first bytes nor the length.
+    pub(super) fn matches(&self, headers: &HeaderMap) -> bool {
         let mut fields = headers.get_all(header::AUTHORIZATION).iter();
         let (Some(field), None) = (fields.next(), fields.next()) else { return false };
         let Some((scheme, token)) = field.as_bytes().split_at_checked(7) else { return false };
@@ -61,13 +60,13 @@ impl Token {
                 .is_ok()
     }
 
-    /// Tells the log about a request without it, now and then.
-    pub(super) fn refused(&self, way: AdminTransport) {
+    /// Logs a rejected request, at most once per [`WARN_INTERVAL`].
+    pub(super) fn log_rejected(&self, transport: AdminTransport) {
         let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
-        if warned.is_none_or(|then| then.elapsed() >= WARN_EVERY) {
+        if warned.is_none_or(|then| then.elapsed() >= WARN_INTERVAL) {
             *warned = Some(Instant::now());
             drop(warned);
-            tracing::warn!(from = %way, "rejected a request to the admin API: it has no token or a wrong one");
+            tracing::warn!(from = %transport, "rejected a request to the admin API: it has no token or a wrong one");
         }
     }
 }
@@ -85,23 +84,23 @@ mod tests {
     }
 
     #[test]
-    fn the_token_and_nothing_else() {
+    fn only_the_exact_bearer_token_matches() {
         let token = Token::new("sixteen bytes, or");
         for good in ["Bearer sixteen bytes, or", "bearer sixteen bytes, or"] {
-            assert!(token.is_in(&headers(&[good])), "{good}");
+            assert!(token.matches(&headers(&[good])), "{good}");
         }
         let bad = ["", "Bearer", "Bearer ", "Bearer sixteen", "Basic sixteen bytes, or"];
         for bad in bad.into_iter().chain(["Bearer sixteen bytes, or ", "sixteen bytes, or"]) {
-            assert!(!token.is_in(&headers(&[bad])), "{bad}");
+            assert!(!token.matches(&headers(&[bad])), "{bad}");
         }
-        assert!(!token.is_in(&headers(&[])));
-        // Which of two counts is anybody's guess.
+        assert!(!token.matches(&headers(&[])));
+        // Two fields are ambiguous.
         let twice = ["Bearer sixteen bytes, or", "Bearer x"];
-        assert!(!token.is_in(&headers(&twice)));
+        assert!(!token.matches(&headers(&twice)));
     }
 
     #[test]
-    fn nothing_prints_it() {
+    fn debug_does_not_print_the_token() {
         let shown = format!("{:?}", Token::new("sixteen bytes, or"));
         assert!(!shown.contains("sixteen"), "{shown}");
     }

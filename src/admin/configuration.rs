@@ -1,24 +1,26 @@
-//! A configuration as JSON, in the words of the file, every default filled in and without secrets:
-//! keys and tokens are left out, certificates are their names.
+//! The effective configuration as JSON, with the names of the configuration file and with all defaults.
+//! Secrets are left out: keys and tokens are omitted, certificates are shown by their names.
 //!
-//! Each structure is taken apart whole, so that a new setting cannot be forgotten here. Times are
-//! seconds.
+//! Every struct is destructured completely, so that a new setting cannot be forgotten here. Durations
+//! are in seconds.
+
+mod pools;
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use self::pools::pool;
+
 use crate::config::{
-    AccessLogConfig, Acme, Admin, AdminRemote, AdminSocket, Admission, BackendConfig,
-    BackendSource, BackendTls, Balance, Certificate, CertificateSource, ClientAuth, Config, Cookie,
-    Dns, DrainConfig, ErrorPageEntry, ErrorPages, HealthConfig, HostPattern, HttpSource, Limits,
-    ListenerConfig, Outlier, PassthroughConfig, PoolConfig, ProbeConfig, ProxyIn, ProxyOut, Rate,
-    RebalanceConfig, Redirect, Reload, Reuse, RouteConfig, SameSite, SessionsConfig, SetOn,
-    SharedKeys, Sticky, Timeouts, TlsConfig, UnknownSni, Upgrade, url_without_secrets,
+    AccessLogConfig, Acme, Admin, AdminRemote, AdminSocket, Certificate, CertificateSource,
+    ClientAuth, Config, DrainConfig, ErrorPageEntry, ErrorPages, HostPattern, ListenerConfig,
+    PassthroughConfig, ProxyIn, Redirect, Reload, RouteConfig, SessionsConfig, SharedKeys,
+    TlsConfig, UnknownSni, Upgrade, url_without_secrets,
 };
 
-/// The whole of it.
-pub(super) fn shown(config: &Config) -> Value {
+/// Returns the whole configuration as JSON.
+pub(super) fn to_json(config: &Config) -> Value {
     let Config {
         listeners,
         routes,
@@ -30,11 +32,11 @@ pub(super) fn shown(config: &Config) -> Value {
         sessions: SessionsConfig { max, max_sid_bytes },
         access_log,
         redact,
-        drain: drained,
+        drain: shutdown_drain,
         reload: Reload { watch, interval, max_disconnects },
-        upgrade: Upgrade { drain: handed, ready },
+        upgrade: Upgrade { drain: upgrade_drain, ready },
         error_pages: pages,
-        admin: operators,
+        admin: endpoints,
         places: _,
         watched,
     } = config;
@@ -53,13 +55,13 @@ pub(super) fn shown(config: &Config) -> Value {
             AccessLogConfig::File(path) => json!({ "file": path.display().to_string() }),
         },
         "redact": redact,
-        "drain": drain(drained),
+        "drain": drain(shutdown_drain),
         "reload": {
             "watch": watch, "interval": seconds(interval), "max_disconnects": max_disconnects,
         },
-        "upgrade": { "drain": drain(handed), "ready": seconds(ready) },
+        "upgrade": { "drain": drain(upgrade_drain), "ready": seconds(ready) },
         "error_pages": pages.as_deref().map(error_pages),
-        "admin": admin(operators),
+        "admin": admin(endpoints),
         "watched": watched.iter().map(|path| path.display().to_string()).collect::<Vec<_>>(),
     })
 }
@@ -80,7 +82,7 @@ fn admin(admin: &Admin) -> Value {
             AdminSocket::At(path) => json!(path.display().to_string()),
             AdminSocket::Off => json!(false),
         },
-        // Never its token.
+        // The token is a secret.
         "listen": remote.as_ref().map(|AdminRemote { address, token: _ }| address),
     })
 }
@@ -91,7 +93,7 @@ fn listener(listener: &ListenerConfig) -> Value {
         bind,
         protocol,
         pool,
-        passthrough: passed,
+        passthrough: rules,
         proxy_protocol,
         connections_per_address,
         redirect,
@@ -105,7 +107,7 @@ fn listener(listener: &ListenerConfig) -> Value {
         "bind": bind,
         "protocol": protocol.name(),
         "pool": pool,
-        "passthrough": passed.iter().map(passthrough).collect::<Vec<_>>(),
+        "passthrough": rules.iter().map(passthrough).collect::<Vec<_>>(),
         "proxy_protocol": proxy_protocol.as_ref().map(proxy_in),
         "connections_per_address": connections_per_address,
         "tls": protocol.tls().map(tls),
@@ -126,8 +128,8 @@ fn passthrough(rule: &PassthroughConfig) -> Value {
     json!({ "sni": sni.iter().map(host).collect::<Vec<_>>(), "alpn": alpn, "pool": pool })
 }
 
-fn proxy_in(terms: &ProxyIn) -> Value {
-    let ProxyIn { required, from } = terms;
+fn proxy_in(proxy_in: &ProxyIn) -> Value {
+    let ProxyIn { required, from } = proxy_in;
     json!({
         "mode": if *required { "required" } else { "optional" },
         "from": from.iter().map(ToString::to_string).collect::<Vec<_>>(),
@@ -142,13 +144,13 @@ fn tls(tls: &TlsConfig) -> Value {
         cipher_suites,
         curves,
         alpn,
-        client_auth: clients,
+        client_auth: authentication,
         key_log,
     } = tls;
     json!({
         "certificates": match certificates {
             CertificateSource::Given(chains) => json!(chains.iter().map(certificate).collect::<Vec<_>>()),
-            CertificateSource::Acme(terms) => acme(terms),
+            CertificateSource::Acme(settings) => acme(settings),
         },
         "unknown_sni": match unknown_sni {
             UnknownSni::Default => "default",
@@ -158,7 +160,7 @@ fn tls(tls: &TlsConfig) -> Value {
         "cipher_suites": cipher_suites.iter().map(|suite| suite.as_str()).collect::<Vec<_>>(),
         "curves": curves.iter().map(|curve| curve.as_str()).collect::<Vec<_>>(),
         "alpn": alpn,
-        "client_auth": clients.as_ref().map(client_auth),
+        "client_auth": authentication.as_ref().map(client_auth),
         "key_log": key_log.as_ref().map(|path| path.display().to_string()),
     })
 }
@@ -168,8 +170,8 @@ fn certificate(certificate: &Certificate) -> Value {
     json!({ "names": names, "ocsp": key.ocsp.is_some() })
 }
 
-fn acme(terms: &Acme) -> Value {
-    let Acme { directory, email, domains, storage, ca } = terms;
+fn acme(acme: &Acme) -> Value {
+    let Acme { directory, email, domains, storage, ca } = acme;
     json!({ "acme": {
         "directory": url_without_secrets(directory),
         "email": email,
@@ -179,23 +181,12 @@ fn acme(terms: &Acme) -> Value {
     } })
 }
 
-fn client_auth(terms: &ClientAuth) -> Value {
-    let ClientAuth { ca, crl, required } = terms;
+fn client_auth(client_auth: &ClientAuth) -> Value {
+    let ClientAuth { ca, crl, required } = client_auth;
     json!({
         "mode": if *required { "required" } else { "optional" },
         "ca": ca.len(),
         "crl": crl.len(),
-    })
-}
-
-fn backend_tls(terms: &BackendTls) -> Value {
-    let BackendTls { ca, name, alpn, client_cert, verify } = terms;
-    json!({
-        "ca": ca.as_ref().map(Vec::len),
-        "name": name,
-        "alpn": alpn,
-        "client_cert": client_cert.as_ref().map(certificate),
-        "verify": verify,
     })
 }
 
@@ -208,9 +199,9 @@ fn host(host: &HostPattern) -> Option<String> {
 }
 
 fn route(route: &RouteConfig) -> Value {
-    let RouteConfig { host: covered, path, pool, listeners, error_pages: pages } = route;
+    let RouteConfig { host: pattern, path, pool, listeners, error_pages: pages } = route;
     json!({
-        "host": host(covered),
+        "host": host(pattern),
         "path": path,
         "pool": pool,
         "listeners": listeners,
@@ -219,204 +210,10 @@ fn route(route: &RouteConfig) -> Value {
 }
 
 fn error_pages(pages: &ErrorPages) -> Value {
-    let shown = pages.entries().iter().map(|ErrorPageEntry { covers, file, page: _ }| {
+    let entries = pages.entries().iter().map(|ErrorPageEntry { covers, file, page: _ }| {
         (covers.name(), json!(file.display().to_string()))
     });
-    Value::Object(shown.collect())
-}
-
-fn timeouts(timeouts: &Timeouts) -> Value {
-    let Timeouts { connect, response_header, body_idle, stream_idle, tunnel_idle, half_closed } =
-        timeouts;
-    json!({
-        "connect": seconds(connect),
-        "response_header": seconds(response_header),
-        "body_idle": seconds(body_idle),
-        "stream_idle": stream_idle.as_ref().map(seconds),
-        "tunnel_idle": tunnel_idle.as_ref().map(seconds),
-        "half_closed": seconds(half_closed),
-    })
-}
-
-fn pool(pool: &PoolConfig) -> Value {
-    let PoolConfig {
-        name,
-        backends,
-        source: found_by,
-        balance,
-        health: probed,
-        sticky: kept,
-        timeouts: deadlines,
-        reuse: Reuse { max_idle, max_total, idle_timeout },
-        drain: drained,
-        slow_start,
-        outlier: left_out,
-        healthy_minimum,
-        limits: Limits { connections, pending },
-        admission: admitted,
-        rebalance,
-        max_connection_age,
-        on_down,
-        tls: secured,
-        proxy_protocol,
-        response_header,
-        long_polls,
-    } = pool;
-    json!({
-        "name": name,
-        "backends": backends.iter().map(backend).collect::<Vec<_>>(),
-        "source": found_by.as_ref().map(source),
-        "balance": match balance {
-            Balance::LeastSessions => "least-sessions",
-            Balance::RoundRobin => "round-robin",
-            Balance::P2c => "p2c",
-            Balance::SourceHash => "source-hash",
-        },
-        "health": health(probed),
-        "sticky": sticky(kept),
-        "timeouts": timeouts(deadlines),
-        "reuse": {
-            "max_idle": max_idle,
-            "max_total": max_total,
-            "idle_timeout": seconds(idle_timeout),
-        },
-        "drain": drain(drained),
-        "slow_start": seconds(slow_start),
-        "outlier": left_out.as_ref().map(outlier),
-        "healthy_minimum": healthy_minimum,
-        "limits": {
-            "connections": connections,
-            "pending": pending,
-            "header_size": response_header.size,
-            "header_fields": response_header.fields,
-        },
-        "long_polls": long_polls,
-        "admission": admitted.as_ref().map(admission),
-        "rebalance": rebalance.as_ref().map(|RebalanceConfig { rate: of }| json!({ "rate": rate(*of) })),
-        "max_connection_age": max_connection_age.as_ref().map(seconds),
-        "on_down": match on_down {
-            None => json!("keep"),
-            Some(spread) => json!({ "close": seconds(spread) }),
-        },
-        "tls": secured.as_ref().map(backend_tls),
-        "proxy_protocol": proxy_protocol.map(|version| match version {
-            ProxyOut::V1 => json!({ "version": "v1" }),
-            ProxyOut::V2(tlvs) => {
-                json!({ "version": "v2", "tlvs": tlvs.names().collect::<Vec<_>>() })
-            }
-        }),
-    })
-}
-
-fn backend(backend: &BackendConfig) -> Value {
-    let BackendConfig { name, address, weight } = backend;
-    json!({ "name": name, "address": address.to_string(), "weight": weight })
-}
-
-fn source(source: &BackendSource) -> Value {
-    match source {
-        BackendSource::Dns(records) => dns("dns", records, Some(records.port)),
-        BackendSource::Srv(records) => dns("srv", records, None),
-        BackendSource::Http(HttpSource { url, interval, timeout }) => json!({
-            "http": url_without_secrets(url),
-            "interval": seconds(interval),
-            "timeout": seconds(timeout),
-        }),
-    }
-}
-
-fn dns(kind: &str, records: &Dns, with_port: Option<u16>) -> Value {
-    let Dns { name, port: _, resolver, min_ttl, max_ttl } = records;
-    json!({
-        kind: with_port.map_or_else(|| name.clone(), |port| format!("{name}:{port}")),
-        "resolver": resolver,
-        "min_ttl": seconds(min_ttl),
-        "max_ttl": seconds(max_ttl),
-    })
-}
-
-fn health(health: &HealthConfig) -> Value {
-    let HealthConfig { probe, interval, timeout, rise, fall } = health;
-    let (kind, path, host, status) = match probe {
-        ProbeConfig::Off => ("off", None, None, None),
-        ProbeConfig::Tcp => ("tcp", None, None, None),
-        ProbeConfig::Http { path, host, status } => {
-            ("http", Some(path), host.as_ref(), Some(status))
-        }
-        ProbeConfig::EngineIo { path, host } => ("engine.io", Some(path), host.as_ref(), None),
-        ProbeConfig::WebSocket { path, host } => ("websocket", Some(path), host.as_ref(), None),
-    };
-    json!({
-        "probe": kind,
-        "path": path,
-        "host": host,
-        "status": status.map(|(from, to)| format!("{from}-{to}")),
-        "interval": seconds(interval),
-        "timeout": seconds(timeout),
-        "rise": rise,
-        "fall": fall,
-    })
-}
-
-fn sticky(sticky: &Sticky) -> Value {
-    let Sticky { engine_io, owner_search, cookie: set, memory } = sticky;
-    json!({
-        "engine_io": engine_io,
-        "owner_search": owner_search,
-        "cookie": set.as_ref().map(cookie),
-        "memory": seconds(memory),
-    })
-}
-
-fn cookie(cookie: &Cookie) -> Value {
-    let Cookie { name, same_site, secure, http_only, partitioned, lifetime, set_on } = cookie;
-    json!({
-        "name": name,
-        "same_site": same_site.map(|same_site| match same_site {
-            SameSite::Strict => "strict",
-            SameSite::Lax => "lax",
-            SameSite::None => "none",
-        }),
-        "secure": secure,
-        "http_only": http_only,
-        "partitioned": partitioned,
-        "lifetime": lifetime.as_ref().map(seconds),
-        "set_on": match set_on {
-            SetOn::Handshake => "handshake",
-            SetOn::Always => "always",
-        },
-    })
-}
-
-fn outlier(outlier: &Outlier) -> Value {
-    let Outlier {
-        consecutive,
-        error_rate,
-        min_requests,
-        interval,
-        ejection,
-        max_ejection,
-        max_ejected,
-    } = outlier;
-    json!({
-        "consecutive": consecutive,
-        "error_rate": error_rate,
-        "min_requests": min_requests,
-        "interval": seconds(interval),
-        "ejection": seconds(ejection),
-        "max_ejection": seconds(max_ejection),
-        "max_ejected": max_ejected,
-    })
-}
-
-fn admission(admission: &Admission) -> Value {
-    let Admission { rate: of, queue, deadline } = admission;
-    json!({ "rate": rate(*of), "queue": queue, "deadline": seconds(deadline) })
-}
-
-fn rate(rate: Rate) -> Value {
-    let Rate { times, per } = rate;
-    json!({ "times": times, "per": seconds(&per) })
+    Value::Object(entries.collect())
 }
 
 fn drain(drain: &DrainConfig) -> Value {
@@ -436,16 +233,16 @@ mod tests {
     use crate::config::check;
 
     #[test]
-    fn everything_is_there_but_secrets() {
+    fn json_has_all_settings_but_no_secrets() {
         let text = "listeners.a.bind = \"[::1]:0\"\npools.b.backends = [\"a:1\", \"b:1\"]\n";
         let mut config = check::text(text, Path::new("m.toml")).unwrap();
-        config.cookie_keys = SharedKeys::Given(vec![b"a key that nobody may see".to_vec()]);
+        config.cookie_keys = SharedKeys::Given(vec![b"a secret key".to_vec()]);
         let address = "127.0.0.1:1".parse().unwrap();
-        let token = "a token that nobody may see".to_owned();
+        let token = "a secret token".to_owned();
         config.admin.remote = Some(AdminRemote { address, token });
-        let value = shown(&config);
+        let value = to_json(&config);
         let text = value.to_string();
-        assert!(!text.contains("nobody may see"), "{text}");
+        assert!(!text.contains("secret"), "{text}");
         assert_eq!(value["cookie_keys"]["given"], 1);
         assert_eq!(value["admin"]["listen"], "127.0.0.1:1");
         assert_eq!(value["pools"][0]["backends"][1]["address"], "b:1");
@@ -453,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_without_its_secrets() {
+    fn urls_are_shown_without_secrets() {
         let cases = [
             ("http://10.0.0.1:8500/v1/list", "http://10.0.0.1:8500/v1/list"),
             ("https://me:secret@host/x?token=secret", "https://host/x?-"),

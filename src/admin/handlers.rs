@@ -1,8 +1,8 @@
-//! What the endpoint answers, without any I/O.
+//! Replies of the metrics endpoint, without I/O.
 //!
-//! - `GET /metrics`: everything counted, as OpenMetrics text.
-//! - `GET /live`: 200 for as long as the process answers at all.
-//! - `GET /ready`: 200 where new clients should be sent here, else 503.
+//! - `GET /metrics`: all metrics, as OpenMetrics text.
+//! - `GET /live`: 200 as long as the process replies.
+//! - `GET /ready`: 200 if new clients should be sent here, else 503.
 
 use std::sync::Arc;
 
@@ -12,25 +12,25 @@ use http_body_util::Full;
 
 use crate::observe::{BackendSample, CertificateSample, Metrics, metrics};
 
-/// Where the answers come from.
+/// Sources of the replies.
 pub struct AdminState {
-    /// Everything counted.
+    /// The counters.
     pub metrics: Arc<Metrics>,
-    /// What the backends are like at this moment.
+    /// Returns the current state of the backends.
     pub backends: Box<dyn Fn() -> Vec<BackendSample> + Send + Sync>,
-    /// What listeners serve TLS by at this moment.
+    /// Returns the certificates that listeners currently use.
     pub certificates: Box<dyn Fn() -> Vec<CertificateSample> + Send + Sync>,
-    /// Whether new clients should be sent here: serving and not draining.
+    /// Whether new clients should be sent here: the process serves and does not drain.
     pub ready: Box<dyn Fn() -> bool + Send + Sync>,
 }
 
-/// The answer to a request.
+/// Returns the reply to a request.
 pub fn answer(method: &Method, path: &str, state: &AdminState) -> Response<Full<Bytes>> {
     let known = matches!(path, "/metrics" | "/live" | "/ready");
     if known && method != Method::GET {
-        let mut refusal = text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
-        refusal.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET"));
-        return refusal;
+        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
+        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET"));
+        return response;
     }
     match path {
         "/metrics" => {
@@ -41,7 +41,7 @@ pub fn answer(method: &Method, path: &str, state: &AdminState) -> Response<Full<
         "/live" => text(StatusCode::OK, "live\n"),
         "/ready" if (state.ready)() => text(StatusCode::OK, "ready\n"),
         "/ready" => text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
-        _ => text(StatusCode::NOT_FOUND, "there are /metrics, /live and /ready\n"),
+        _ => text(StatusCode::NOT_FOUND, "unknown path; use /metrics, /live or /ready\n"),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Holds `openapi.json` against the server: the same paths, the same shapes, and whole in itself.
+//! Compares `openapi.json` with the server: paths, bodies, schemas and references.
 
 use std::collections::BTreeSet;
 
@@ -18,14 +18,14 @@ use crate::config::{CertificateSource, ListenerProtocol, TlsConfig};
 
 const METHODS: [&str; 7] = ["get", "put", "post", "delete", "patch", "head", "options"];
 
-fn file() -> Value {
+fn description() -> Value {
     serde_json::from_str(OPENAPI).unwrap()
 }
 
-/// Path, method and operation of everything in the file.
-fn operations(file: &Value) -> Vec<(String, Method, Value)> {
+/// Path, method and operation of each entry of the description.
+fn operations(description: &Value) -> Vec<(String, Method, Value)> {
     let mut all = Vec::new();
-    for (path, item) in file["paths"].as_object().unwrap() {
+    for (path, item) in description["paths"].as_object().unwrap() {
         for (name, operation) in item.as_object().unwrap() {
             if METHODS.contains(&name.as_str()) {
                 let method = name.to_ascii_uppercase().parse().unwrap();
@@ -37,19 +37,19 @@ fn operations(file: &Value) -> Vec<(String, Method, Value)> {
 }
 
 #[test]
-fn each_path_of_the_file_is_served_and_each_served_one_is_in_the_file() {
+fn described_paths_are_the_served_paths() {
     let name = |path: &str, method: &Method| format!("{method} {path}");
     let described: BTreeSet<String> =
-        operations(&file()).iter().map(|(path, method, _)| name(path, method)).collect();
+        operations(&description()).iter().map(|(path, method, _)| name(path, method)).collect();
     let served: BTreeSet<String> =
         ROUTES.iter().map(|route| name(route.path, &route.method)).collect();
     assert_eq!(described, served);
-    assert_eq!(served.len(), ROUTES.len(), "a route is there twice");
+    assert_eq!(served.len(), ROUTES.len(), "a route is listed twice");
 }
 
 #[test]
-fn bodies_are_described_where_they_are_read() {
-    for (path, method, operation) in operations(&file()) {
+fn bodies_are_described_as_required_optional_or_absent() {
+    for (path, method, operation) in operations(&description()) {
         let route = ROUTES.iter().find(|r| r.path == path && r.method == method).unwrap();
         let required = operation["requestBody"]["required"].as_bool();
         let expected = match route.body {
@@ -62,14 +62,14 @@ fn bodies_are_described_where_they_are_read() {
 }
 
 #[test]
-fn the_file_is_whole() {
-    let file = file();
+fn the_description_is_complete_and_its_references_resolve() {
+    let file = description();
     assert_eq!(file["openapi"], "3.1.0");
     assert!(file["info"]["title"].is_string() && file["info"]["version"].is_string());
     let mut ids = BTreeSet::new();
     for (path, method, operation) in operations(&file) {
         let id = operation["operationId"].as_str().unwrap();
-        assert!(ids.insert(id.to_owned()), "{id} is there twice");
+        assert!(ids.insert(id.to_owned()), "{id} is used twice");
         let mut named: Vec<&str> =
             path.split('/').filter_map(|s| s.strip_prefix('{')?.strip_suffix('}')).collect();
         let described = file["paths"][&path]["parameters"].as_array().cloned().unwrap_or_default();
@@ -86,11 +86,11 @@ fn the_file_is_whole() {
     assert!(references.len() > 100);
     for reference in &references {
         let pointer = reference.strip_prefix('#').unwrap();
-        assert!(file.pointer(pointer).is_some(), "{reference} leads nowhere");
+        assert!(file.pointer(pointer).is_some(), "{reference} does not resolve");
     }
     for name in file["components"]["schemas"].as_object().unwrap().keys() {
         let target = format!("#/components/schemas/{name}");
-        assert!(references.contains(&target), "nobody uses {name}");
+        assert!(references.contains(&target), "{name} is not used");
         assert!(jsonschema::meta::is_valid(&file["components"]["schemas"][name]), "{name}");
     }
 }
@@ -110,16 +110,15 @@ fn collect(value: &Value, references: &mut Vec<String>) {
     }
 }
 
-/// Asserts that a value is of a schema of the file, field by field: neither has one that the other
-/// has not.
-fn holds<T: Serialize>(schema: &str, value: &T) {
-    let file = file();
+/// Asserts that a value is valid under a schema, and that both have the same fields.
+fn assert_schema<T: Serialize>(schema: &str, value: &T) {
+    let file = description();
     let value = serde_json::to_value(value).unwrap();
-    let whole = json!({
+    let root = json!({
         "$ref": format!("#/components/schemas/{schema}"),
         "components": file["components"],
     });
-    let validator = jsonschema::validator_for(&whole).unwrap();
+    let validator = jsonschema::validator_for(&root).unwrap();
     let faults: Vec<String> =
         validator.iter_errors(&value).map(|e| format!("{e} at {}", e.instance_path())).collect();
     assert!(faults.is_empty(), "{schema}: {faults:?}\n{value}");
@@ -132,43 +131,50 @@ fn holds<T: Serialize>(schema: &str, value: &T) {
     }
 }
 
-/// Asserts that these are all the words that an enumeration of the file has.
-fn holds_all<T: Serialize>(schema: &str, values: &[T]) {
-    let words = serde_json::to_value(values).unwrap();
-    assert_eq!(file()["components"]["schemas"][schema]["enum"], words, "{schema}");
+/// Asserts that a schema lists exactly these values of an enumeration.
+fn assert_enumeration<T: Serialize>(schema: &str, values: &[T]) {
+    let names = serde_json::to_value(values).unwrap();
+    assert_eq!(description()["components"]["schemas"][schema]["enum"], names, "{schema}");
 }
 
 #[test]
-fn words_are_those_of_the_file() {
-    use BackendCondition as Is;
-    holds_all(
+fn enumerations_match_their_schemas() {
+    use BackendCondition as State;
+    assert_enumeration(
         "BackendCondition",
-        &[Is::Leaving, Is::Drained, Is::Draining, Is::Down, Is::Ejected, Is::SlowStart, Is::Up],
+        &[
+            State::Leaving,
+            State::Drained,
+            State::Draining,
+            State::Down,
+            State::Ejected,
+            State::SlowStart,
+            State::Up,
+        ],
     );
     use ProcessState::{Draining, Serving, Stopping};
-    holds_all("ProcessState", &[Serving, Draining, Stopping]);
-    holds_all(
+    assert_enumeration("ProcessState", &[Serving, Draining, Stopping]);
+    assert_enumeration(
         "Origin",
         &[BackendOrigin::Configured, BackendOrigin::Discovered, BackendOrigin::Added],
     );
     let kinds = [SessionKind::Tunnel, SessionKind::Stream, SessionKind::Polling];
-    holds_all("SessionKind", &kinds);
+    assert_enumeration("SessionKind", &kinds);
     use ChangedThing::{Backend, Listener, Pool, Route, Setting};
-    holds_all("ChangedThing", &[Listener, Route, Pool, Backend, Setting]);
+    assert_enumeration("ChangedThing", &[Listener, Route, Pool, Backend, Setting]);
     use ChangeKind::{Added, Changed, Kept, Removed};
-    holds_all("ChangeKind", &[Added, Removed, Changed, Kept]);
+    assert_enumeration("ChangeKind", &[Added, Removed, Changed, Kept]);
     let tls = TlsConfig::new(CertificateSource::Given(Vec::new()));
-    let (https, inside) = (ListenerProtocol::Https(tls.clone()), ListenerProtocol::Tls(tls));
-    let spoken = [
+    let protocols = [
         ListenerProtocol::Http,
-        https,
+        ListenerProtocol::Https(tls.clone()),
         ListenerProtocol::Tcp,
-        inside,
+        ListenerProtocol::Tls(tls),
         ListenerProtocol::TlsPassthrough,
     ];
-    let words = json!(spoken.each_ref().map(ListenerProtocol::name));
-    let listener = &file()["components"]["schemas"]["ListenerState"];
-    assert_eq!(listener["properties"]["protocol"]["enum"], words);
+    let names = json!(protocols.each_ref().map(ListenerProtocol::name));
+    let listener = &description()["components"]["schemas"]["ListenerState"];
+    assert_eq!(listener["properties"]["protocol"]["enum"], names);
 }
 
 fn drain() -> DrainState {
@@ -208,7 +214,7 @@ fn pool() -> PoolState {
 }
 
 #[test]
-fn states_are_as_the_file_says() {
+fn states_match_their_schemas() {
     let names = vec!["chat.example.com".to_owned()];
     let certificate = CertificateState { names, expires: Some(1.0) };
     let listener = ListenerState {
@@ -232,25 +238,25 @@ fn states_are_as_the_file_says() {
         reload: Some(ReloadState { at: 1.0, error: Some("faults".to_owned()) }),
         predecessors: vec![Predecessor { pid: 2, drain: drain() }],
     };
-    holds("Status", &status);
-    holds("Status", &Status { drain: None, reload: None, ..status });
-    holds("ListenerState", &listener);
-    holds("ListenerState", &ListenerState { certificate_error: None, ..listener });
-    holds("CertificateState", &certificate);
-    holds("CertificateState", &CertificateState { expires: None, ..certificate });
-    holds("Pools", &Pools { pools: vec![pool()] });
-    holds("PoolState", &pool());
-    holds("BackendState", &backend());
+    assert_schema("Status", &status);
+    assert_schema("Status", &Status { drain: None, reload: None, ..status });
+    assert_schema("ListenerState", &listener);
+    assert_schema("ListenerState", &ListenerState { certificate_error: None, ..listener });
+    assert_schema("CertificateState", &certificate);
+    assert_schema("CertificateState", &CertificateState { expires: None, ..certificate });
+    assert_schema("Pools", &Pools { pools: vec![pool()] });
+    assert_schema("PoolState", &pool());
+    assert_schema("BackendState", &backend());
     let (reason, last_failure, goes_on_as) = (None, None, None);
-    holds(
+    assert_schema(
         "BackendState",
         &BackendState { reason, last_failure, goes_on_as, drain: None, ..backend() },
     );
-    holds("CheckFailure", &CheckFailureInfo { at: 1.5, reason: "refused".to_owned() });
-    holds("DrainState", &drain());
-    holds("Predecessor", &Predecessor { pid: 2, drain: drain() });
-    holds("ReloadState", &ReloadState { at: 1.0, error: None });
-    holds("Backends", &Backends { backends: vec![backend()] });
+    assert_schema("CheckFailure", &CheckFailureInfo { at: 1.5, reason: "refused".to_owned() });
+    assert_schema("DrainState", &drain());
+    assert_schema("Predecessor", &Predecessor { pid: 2, drain: drain() });
+    assert_schema("ReloadState", &ReloadState { at: 1.0, error: None });
+    assert_schema("Backends", &Backends { backends: vec![backend()] });
     let session = SessionState {
         id: "t-1".to_owned(),
         pool: "chat".to_owned(),
@@ -259,13 +265,13 @@ fn states_are_as_the_file_says() {
         client: Some("192.0.2.1:4000".to_owned()),
         age: Some(1.0),
     };
-    holds("SessionState", &session);
-    holds("Sessions", &SessionList { total: 9, sessions: vec![session.clone()] });
-    holds("Whereabouts", &Whereabouts { found: vec![session] });
+    assert_schema("SessionState", &session);
+    assert_schema("Sessions", &SessionList { total: 9, sessions: vec![session.clone()] });
+    assert_schema("Whereabouts", &Whereabouts { found: vec![session] });
 }
 
 #[test]
-fn answers_are_as_the_file_says() {
+fn replies_match_their_schemas() {
     let change = Change {
         what: ChangedThing::Backend,
         how: ChangeKind::Removed,
@@ -275,31 +281,31 @@ fn answers_are_as_the_file_says() {
         sessions: 2,
         by: Some(300.0),
     };
-    holds("Change", &change);
+    assert_schema("Change", &change);
     let plan = Plan { changes: vec![change], ..Plan::default() };
-    holds("Plan", &plan);
-    holds("Explanation", &Explanation::default());
-    holds("Closed", &Closed { closed: "t-1".to_owned() });
-    holds("Upgraded", &Upgraded { pid: 1 });
-    holds("Refusal", &ApiError { error: "no".to_owned() });
+    assert_schema("Plan", &plan);
+    assert_schema("Explanation", &Explanation::default());
+    assert_schema("Closed", &Closed { closed: "t-1".to_owned() });
+    assert_schema("Upgraded", &Upgraded { pid: 1 });
+    assert_schema("ApiError", &ApiError { error: "no".to_owned() });
 }
 
 #[test]
-fn orders_are_as_the_file_says() {
-    holds("Undrain", &Undrain { all: true, ..Undrain::default() });
+fn requests_match_their_schemas() {
+    assert_schema("Undrain", &Undrain { all: true, ..Undrain::default() });
     let one = (Some("a".to_owned()), Some("b".to_owned()));
-    holds("Undrain", &Undrain { pool: one.0, backend: one.1, all: false });
-    holds("Drain", &DrainRequest::default());
-    holds(
+    assert_schema("Undrain", &Undrain { pool: one.0, backend: one.1, all: false });
+    assert_schema("Drain", &DrainRequest::default());
+    assert_schema(
         "Drain",
         &DrainRequest { within: Some(300.0), spread: Some(0.5), ..DrainRequest::default() },
     );
     let address = "node-1:3000".to_owned();
-    holds("NewBackend", &NewBackend { address, name: None, weight: Some(2) });
-    holds("NewWeight", &NewWeight { weight: 3 });
-    holds("FindRequest", &FindRequest { sid: "x".to_owned() });
-    holds("ReloadRequest", &ReloadRequest { max_disconnects: Some(0) });
-    holds("PlanRequest", &PlanRequest { text: Some(String::new()), path: None });
-    holds("ExplainRequest", &ExplainRequest::default());
-    holds("UpgradeRequest", &UpgradeRequest::default());
+    assert_schema("NewBackend", &NewBackend { address, name: None, weight: Some(2) });
+    assert_schema("NewWeight", &NewWeight { weight: 3 });
+    assert_schema("FindRequest", &FindRequest { sid: "x".to_owned() });
+    assert_schema("ReloadRequest", &ReloadRequest { max_disconnects: Some(0) });
+    assert_schema("PlanRequest", &PlanRequest { text: Some(String::new()), path: None });
+    assert_schema("ExplainRequest", &ExplainRequest::default());
+    assert_schema("UpgradeRequest", &UpgradeRequest::default());
 }

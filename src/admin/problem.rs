@@ -1,5 +1,4 @@
-//! Why a request to the API was not done, and the answer that says so: one sentence as
-//! `{"error":"…"}`.
+//! Errors of API requests, and their replies: one sentence as `{"error":"…"}`.
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
@@ -9,38 +8,37 @@ use serde::Serialize;
 use crate::api::ApiError;
 use crate::control::CommandError;
 
-/// Why a request was not done.
+/// Why an API request failed.
 #[derive(Debug)]
 pub(super) enum Problem {
-    /// No token, or a wrong one.
+    /// Missing or wrong token.
     Unauthorized {
         /// Whether the request has a token.
         given: bool,
     },
-    /// There is nothing at this path.
+    /// Unknown path.
     NoPath,
-    /// There is, but not by this method; these are.
+    /// The path does not allow the method; the text lists the allowed methods.
     Method(String),
-    /// The body is no JSON by its own account.
+    /// The `Content-Type` of the body is not JSON.
     MediaType,
-    /// The body is longer than this.
+    /// The body is longer than this number of bytes.
     TooLong(usize),
-    /// The body did not come in time.
+    /// The body did not arrive in time.
     TooSlow,
-    /// Path, query or body make no sense.
+    /// Invalid path, query or body; the text says why.
     Invalid(String),
-    /// The process said no.
+    /// The query or command failed.
     CommandError(CommandError),
 }
 
 impl From<CommandError> for Problem {
-    fn from(denied: CommandError) -> Self {
-        Self::CommandError(denied)
+    fn from(error: CommandError) -> Self {
+        Self::CommandError(error)
     }
 }
 
 impl Problem {
-    /// Its status.
     fn status(&self) -> StatusCode {
         match self {
             Self::Unauthorized { .. } => StatusCode::UNAUTHORIZED,
@@ -53,8 +51,8 @@ impl Problem {
                 StatusCode::BAD_REQUEST
             }
             Self::CommandError(CommandError::Conflict(_)) => StatusCode::CONFLICT,
-            // Well formed and understood, but what it asks for does not work: a faulty file, a new
-            // binary that crashes.
+            // A valid request that cannot be executed, for example because the file is invalid or
+            // the new binary crashes.
             Self::CommandError(CommandError::Failed(_)) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::CommandError(CommandError::ShuttingDown) => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -69,19 +67,17 @@ impl Problem {
                 "wrong token; use the one that `admin.token` of the process's configuration names"
                     .to_owned()
             }
-            Self::NoPath => {
-                "there is nothing at this path; /v1/openapi.json lists the paths".to_owned()
-            }
+            Self::NoPath => "unknown path; /v1/openapi.json lists the paths".to_owned(),
             Self::Method(allow) => format!("this path allows only {allow}"),
             Self::MediaType => "the body must be application/json".to_owned(),
             Self::TooLong(limit) => format!("the body is longer than {limit} bytes"),
             Self::TooSlow => "the body did not arrive in time".to_owned(),
-            Self::Invalid(why) => why.clone(),
-            Self::CommandError(denied) => denied.to_string(),
+            Self::Invalid(reason) => reason.clone(),
+            Self::CommandError(error) => error.to_string(),
         }
     }
 
-    /// The answer.
+    /// Creates the error reply.
     pub(super) fn response(self) -> Response<Full<Bytes>> {
         let mut response = json(self.status(), &ApiError { error: self.sentence() });
         let headers = response.headers_mut();
@@ -105,16 +101,16 @@ impl Problem {
     }
 }
 
-/// An answer with this value.
+/// Creates a reply with a value as JSON.
 pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Response<Full<Bytes>> {
     match serde_json::to_vec(value) {
         Ok(body) => raw(status, body.into()),
-        // Only a map with keys that are no strings fails, and there is none.
+        // Fails only for maps with keys that are not strings; no API type has one.
         Err(_) => raw(StatusCode::INTERNAL_SERVER_ERROR, Bytes::from_static(b"{\"error\":\"?\"}")),
     }
 }
 
-/// An answer with this text, which is JSON.
+/// Creates a reply with a body that is already JSON.
 pub(super) fn raw(status: StatusCode, body: Bytes) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(body));
     *response.status_mut() = status;

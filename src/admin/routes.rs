@@ -1,23 +1,23 @@
-//! The API's paths: one closed table, held by a test against `openapi.json`. Pure.
+//! The table of the API's paths. A test compares it with `openapi.json`.
 
 use http::Method;
 use percent_encoding::percent_decode_str;
 
-/// Longest body of an order.
+/// Maximum body size of most requests, in bytes.
 const SHORT: usize = 64 << 10;
-/// Longest body that holds a whole configuration.
+/// Maximum size of a body that contains a configuration, in bytes.
 const LONG: usize = 8 << 20;
 
-/// What is done at a path.
+/// Action of a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ApiAction {
-    /// Something is asked; nothing changes.
-    Ask(ApiQuery),
-    /// Something is ordered, and logged.
-    Do(ApiCommand),
+    /// Returns information and changes nothing.
+    Query(ApiQuery),
+    /// Changes the process, and is logged.
+    Command(ApiCommand),
 }
 
-/// What can be asked.
+/// A query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ApiQuery {
     Config,
@@ -31,7 +31,7 @@ pub(super) enum ApiQuery {
     Status,
 }
 
-/// What can be ordered.
+/// A command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ApiCommand {
     AddBackend,
@@ -44,18 +44,18 @@ pub(super) enum ApiCommand {
     Upgrade,
 }
 
-/// What a request brings beside its path.
+/// Body that a route expects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Body {
-    /// Nothing that is looked at.
+    /// None; a body is ignored.
     None,
-    /// JSON of at most so many bytes.
+    /// JSON up to this number of bytes.
     Json(usize),
-    /// The same, or nothing at all, which is `{}`.
+    /// JSON up to this number of bytes; an empty body counts as `{}`.
     Optional(usize),
 }
 
-/// A method and a path with `{…}` for what is named there.
+/// A method and a path, with `{…}` for its parameters.
 pub(super) struct ApiRoute {
     pub(super) method: Method,
     pub(super) path: &'static str,
@@ -63,83 +63,83 @@ pub(super) struct ApiRoute {
     pub(super) body: Body,
 }
 
-const fn ask(method: Method, path: &'static str, question: ApiQuery, body: Body) -> ApiRoute {
-    ApiRoute { method, path, action: ApiAction::Ask(question), body }
+const fn query(method: Method, path: &'static str, query: ApiQuery, body: Body) -> ApiRoute {
+    ApiRoute { method, path, action: ApiAction::Query(query), body }
 }
 
-const fn order(method: Method, path: &'static str, order: ApiCommand, body: Body) -> ApiRoute {
-    ApiRoute { method, path, action: ApiAction::Do(order), body }
+const fn command(method: Method, path: &'static str, command: ApiCommand, body: Body) -> ApiRoute {
+    ApiRoute { method, path, action: ApiAction::Command(command), body }
 }
 
 const BACKENDS: &str = "/v1/pools/{pool}/backends";
 const BACKEND: &str = "/v1/pools/{pool}/backends/{backend}";
 
-/// Everything that is served.
+/// All routes.
 pub(super) static ROUTES: [ApiRoute; 17] = [
-    ask(Method::GET, "/v1/status", ApiQuery::Status, Body::None),
-    ask(Method::GET, "/v1/pools", ApiQuery::Pools, Body::None),
-    ask(Method::GET, "/v1/pools/{pool}", ApiQuery::Pool, Body::None),
-    order(Method::POST, BACKENDS, ApiCommand::AddBackend, Body::Json(SHORT)),
-    order(Method::DELETE, BACKEND, ApiCommand::RemoveBackend, Body::None),
-    order(Method::PATCH, BACKEND, ApiCommand::SetWeight, Body::Json(SHORT)),
-    // Without a body, a slip of the hand would drain everything.
-    order(Method::POST, "/v1/drain", ApiCommand::Drain, Body::Json(SHORT)),
-    order(Method::POST, "/v1/undrain", ApiCommand::Undrain, Body::Json(SHORT)),
-    ask(Method::GET, "/v1/sessions", ApiQuery::Sessions, Body::None),
-    // A session id is a secret: it has no place in a URL.
-    ask(Method::POST, "/v1/sessions/find", ApiQuery::FindSession, Body::Json(SHORT)),
-    order(Method::DELETE, "/v1/sessions/{id}", ApiCommand::CloseSession, Body::None),
-    order(Method::POST, "/v1/reload", ApiCommand::Reload, Body::Optional(SHORT)),
-    ask(Method::POST, "/v1/plan", ApiQuery::Plan, Body::Optional(LONG)),
-    ask(Method::GET, "/v1/config", ApiQuery::Config, Body::None),
-    ask(Method::POST, "/v1/explain", ApiQuery::Explain, Body::Json(SHORT)),
-    order(Method::POST, "/v1/upgrade", ApiCommand::Upgrade, Body::Optional(SHORT)),
-    ask(Method::GET, "/v1/openapi.json", ApiQuery::OpenApi, Body::None),
+    query(Method::GET, "/v1/status", ApiQuery::Status, Body::None),
+    query(Method::GET, "/v1/pools", ApiQuery::Pools, Body::None),
+    query(Method::GET, "/v1/pools/{pool}", ApiQuery::Pool, Body::None),
+    command(Method::POST, BACKENDS, ApiCommand::AddBackend, Body::Json(SHORT)),
+    command(Method::DELETE, BACKEND, ApiCommand::RemoveBackend, Body::None),
+    command(Method::PATCH, BACKEND, ApiCommand::SetWeight, Body::Json(SHORT)),
+    // The body is required, so that an incomplete request cannot drain everything by mistake.
+    command(Method::POST, "/v1/drain", ApiCommand::Drain, Body::Json(SHORT)),
+    command(Method::POST, "/v1/undrain", ApiCommand::Undrain, Body::Json(SHORT)),
+    query(Method::GET, "/v1/sessions", ApiQuery::Sessions, Body::None),
+    // A session id is a secret and must not be part of a URL.
+    query(Method::POST, "/v1/sessions/find", ApiQuery::FindSession, Body::Json(SHORT)),
+    command(Method::DELETE, "/v1/sessions/{id}", ApiCommand::CloseSession, Body::None),
+    command(Method::POST, "/v1/reload", ApiCommand::Reload, Body::Optional(SHORT)),
+    query(Method::POST, "/v1/plan", ApiQuery::Plan, Body::Optional(LONG)),
+    query(Method::GET, "/v1/config", ApiQuery::Config, Body::None),
+    query(Method::POST, "/v1/explain", ApiQuery::Explain, Body::Json(SHORT)),
+    command(Method::POST, "/v1/upgrade", ApiCommand::Upgrade, Body::Optional(SHORT)),
+    query(Method::GET, "/v1/openapi.json", ApiQuery::OpenApi, Body::None),
 ];
 
-/// Why there is no route.
+/// Why no route was found.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Missing {
-    /// Nothing is at this path.
+    /// Unknown path.
     Path,
-    /// Something is, by these methods.
+    /// The path allows only these methods.
     Method(String),
 }
 
-/// The route of a request, and what its path names, percent-decoded.
+/// Returns the route of a request and its path parameters, percent-decoded.
 pub(super) fn find(
     method: &Method,
     path: &str,
 ) -> Result<(&'static ApiRoute, Vec<String>), Missing> {
-    let mut others: Vec<&str> = Vec::new();
+    let mut allowed: Vec<&str> = Vec::new();
     for route in &ROUTES {
-        let Some(named) = matches(route.path, path) else { continue };
+        let Some(parameters) = matches(route.path, path) else { continue };
         if route.method == method {
-            return Ok((route, named));
+            return Ok((route, parameters));
         }
-        others.push(route.method.as_str());
+        allowed.push(route.method.as_str());
     }
-    match others[..] {
+    match allowed[..] {
         [] => Err(Missing::Path),
-        _ => Err(Missing::Method(others.join(", "))),
+        _ => Err(Missing::Method(allowed.join(", "))),
     }
 }
 
-/// What `path` names at the places of `pattern`, where it is one of its kind.
+/// Returns the parameters of `path`, if it matches `pattern`.
 fn matches(pattern: &str, path: &str) -> Option<Vec<String>> {
-    let (mut wanted, mut given) = (pattern.split('/'), path.split('/'));
-    let mut named = Vec::new();
+    let (mut pattern, mut path) = (pattern.split('/'), path.split('/'));
+    let mut parameters = Vec::new();
     loop {
-        match (wanted.next(), given.next()) {
-            (None, None) => return Some(named),
-            (Some(place), Some(segment)) if place.starts_with('{') => {
+        match (pattern.next(), path.next()) {
+            (None, None) => return Some(parameters),
+            (Some(part), Some(segment)) if part.starts_with('{') => {
                 let name = percent_decode_str(segment).decode_utf8().ok()?;
                 if name.is_empty() {
                     return None;
                 }
-                named.push(name.into_owned());
+                parameters.push(name.into_owned());
             }
-            (Some(place), Some(segment)) if place == segment => {}
+            (Some(part), Some(segment)) if part == segment => {}
             _ => return None,
         }
     }
@@ -150,21 +150,24 @@ mod tests {
     use super::*;
 
     fn found(method: Method, path: &str) -> (ApiAction, Vec<String>) {
-        let (route, named) = find(&method, path).unwrap();
-        (route.action, named)
+        let (route, parameters) = find(&method, path).unwrap();
+        (route.action, parameters)
     }
 
     #[test]
-    fn names_in_a_path_are_decoded_after_it_is_cut() {
-        let (action, named) = found(Method::DELETE, "/v1/pools/a%2Fb/backends/%5B::1%5D:3000");
-        assert_eq!(action, ApiAction::Do(ApiCommand::RemoveBackend));
-        assert_eq!(named, ["a/b", "[::1]:3000"]);
-        let (action, named) = found(Method::GET, "/v1/pools/m%C3%B6we");
-        assert_eq!((action, named), (ApiAction::Ask(ApiQuery::Pool), vec!["möwe".to_owned()]));
+    fn path_parameters_are_decoded_after_the_path_is_split() {
+        let (action, parameters) = found(Method::DELETE, "/v1/pools/a%2Fb/backends/%5B::1%5D:3000");
+        assert_eq!(action, ApiAction::Command(ApiCommand::RemoveBackend));
+        assert_eq!(parameters, ["a/b", "[::1]:3000"]);
+        let (action, parameters) = found(Method::GET, "/v1/pools/m%C3%B6we");
+        assert_eq!(
+            (action, parameters),
+            (ApiAction::Query(ApiQuery::Pool), vec!["möwe".to_owned()])
+        );
     }
 
     #[test]
-    fn what_is_elsewhere_is_not_here() {
+    fn unknown_paths_have_no_route() {
         for path in ["/", "/v1", "/v1/", "/v1/status/", "//v1/status", "/v2/status", "/metrics"] {
             assert_eq!(find(&Method::GET, path).err(), Some(Missing::Path), "{path}");
         }
@@ -174,26 +177,26 @@ mod tests {
     }
 
     #[test]
-    fn other_methods_are_told_which_there_are() {
-        let told = |method, path| match find(&method, path) {
+    fn an_unknown_method_reports_the_allowed_methods() {
+        let allowed = |method, path| match find(&method, path) {
             Err(Missing::Method(allow)) => allow,
             other => panic!("{path}: {:?}", other.map(|(route, _)| route.action)),
         };
-        assert_eq!(told(Method::POST, "/v1/status"), "GET");
-        assert_eq!(told(Method::GET, "/v1/pools/a/backends/b"), "DELETE, PATCH");
-        assert_eq!(told(Method::HEAD, "/v1/drain"), "POST");
+        assert_eq!(allowed(Method::POST, "/v1/status"), "GET");
+        assert_eq!(allowed(Method::GET, "/v1/pools/a/backends/b"), "DELETE, PATCH");
+        assert_eq!(allowed(Method::HEAD, "/v1/drain"), "POST");
     }
 
     #[test]
-    fn a_session_called_find_is_none() {
+    fn find_is_a_path_for_post_and_a_session_id_for_delete() {
         assert_eq!(
             found(Method::POST, "/v1/sessions/find").0,
-            ApiAction::Ask(ApiQuery::FindSession)
+            ApiAction::Query(ApiQuery::FindSession)
         );
-        let (action, named) = found(Method::DELETE, "/v1/sessions/find");
+        let (action, parameters) = found(Method::DELETE, "/v1/sessions/find");
         assert_eq!(
-            (action, named),
-            (ApiAction::Do(ApiCommand::CloseSession), vec!["find".to_owned()])
+            (action, parameters),
+            (ApiAction::Command(ApiCommand::CloseSession), vec!["find".to_owned()])
         );
     }
 }

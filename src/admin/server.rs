@@ -1,4 +1,4 @@
-//! Serves the endpoints: few connections, short deadlines, never a part of a drain.
+//! Server of the admin endpoints: few connections, short deadlines, independent of drains.
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -20,30 +20,30 @@ use super::{
 };
 use crate::{net::listener, observe::Metrics, shutdown};
 
-/// Connections served at once; further ones wait in the kernel's queue.
-const MOST_CONNECTIONS: usize = 64;
-/// Deadline of a request's header, also of the next one on a kept connection.
-const HEADER_WITHIN: Duration = Duration::from_secs(15);
-/// No connection lives longer; scrapers come back. The longest answer is an upgrade's, whose `ready` is
-/// shorter.
-const CONNECTION_WITHIN: Duration = Duration::from_secs(300);
-/// Pause after the unix socket could not accept: the process is short of something.
-const PAUSE: Duration = Duration::from_millis(100);
+/// Maximum number of connections at once; further connections wait in the kernel's queue.
+const MAX_CONNECTIONS: usize = 64;
+/// Deadline of a request header, including the next one on a kept-alive connection.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
+/// Maximum lifetime of a connection; scrapers reconnect. Longer than the longest request, which is an
+/// upgrade that waits for `ready`.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(300);
+/// Pause after an accept error on the unix socket, for example if descriptors have run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Where connections come from.
+/// A listening admin socket.
 #[derive(Clone, Debug)]
 pub(super) enum AdminListener {
     Tcp(Arc<TcpListener>),
     Unix(Arc<UnixListener>),
 }
 
-/// A connection, and by which way it came.
+/// An accepted connection.
 enum AdminStream {
     Tcp(TcpStream, SocketAddr),
     Unix(UnixStream),
 }
 
-/// What is served there.
+/// Service of an admin socket.
 #[derive(Clone)]
 pub(super) enum AdminService {
     /// Metrics and readiness.
@@ -52,24 +52,24 @@ pub(super) enum AdminService {
     Api(Arc<Api>),
 }
 
-/// Serves until it is dropped, and its connections with it, or until `left` asks it to leave the
-/// socket to another process: then it accepts no more and ends with what it has.
+/// Serves until the future is dropped, which also drops its connections, or until `handoff` hands the
+/// socket over to another process: then it stops accepting, and finishes its connections.
 ///
-/// `left` is not the process's own drain, on purpose: this has to tell about a drain to the end, and
-/// nobody should wait for it.
+/// `handoff` is not the shutdown of the process: the endpoint must report on a drain until its end,
+/// and the shutdown must not wait for the endpoint.
 pub(super) async fn serve(
     socket: AdminListener,
     service: AdminService,
     metrics: Arc<Metrics>,
-    mut left: shutdown::Watch,
+    mut handoff: shutdown::Watch,
 ) {
     let mut connections = JoinSet::new();
     loop {
-        let room = connections.len() < MOST_CONNECTIONS;
+        let room = connections.len() < MAX_CONNECTIONS;
         tokio::select! {
-            () = left.graceful() => break,
+            () = handoff.graceful() => break,
             stream = socket.accept(&metrics), if room => {
-                connections.spawn(connection(stream, service.clone(), left.clone()));
+                connections.spawn(connection(stream, service.clone(), handoff.clone()));
             }
             Some(ended) = connections.join_next() => {
                 if ended.is_err_and(|error| error.is_panic()) {
@@ -83,7 +83,7 @@ pub(super) async fn serve(
 }
 
 impl AdminListener {
-    /// The next connection; cancel-safe.
+    /// Accepts the next connection; cancel-safe.
     async fn accept(&self, metrics: &Metrics) -> AdminStream {
         match self {
             Self::Tcp(socket) => {
@@ -96,7 +96,7 @@ impl AdminListener {
                     Err(error) => {
                         metrics.accept_pauses.inc();
                         tracing::debug!(%error, "the admin socket cannot accept, pausing");
-                        tokio::time::sleep(PAUSE).await;
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
                 }
             },
@@ -104,47 +104,46 @@ impl AdminListener {
     }
 }
 
-async fn connection(stream: AdminStream, service: AdminService, left: shutdown::Watch) {
+async fn connection(stream: AdminStream, service: AdminService, handoff: shutdown::Watch) {
     match stream {
         AdminStream::Tcp(stream, from) => {
-            converse(stream, AdminTransport::Tcp(from), service, left).await
+            serve_connection(stream, AdminTransport::Tcp(from), service, handoff).await
         }
         AdminStream::Unix(stream) => {
             let user = stream.peer_cred().ok().map(|peer| peer.uid());
-            converse(stream, AdminTransport::Unix(user), service, left).await;
+            serve_connection(stream, AdminTransport::Unix(user), service, handoff).await;
         }
     }
 }
 
-/// One connection from its beginning to its end.
-async fn converse<S>(
+async fn serve_connection<S>(
     stream: S,
-    way: AdminTransport,
+    transport: AdminTransport,
     service: AdminService,
-    mut left: shutdown::Watch,
+    mut handoff: shutdown::Watch,
 ) where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let service = service_fn(move |request: Request<Incoming>| {
         let service = service.clone();
-        async move { Ok::<_, Infallible>(service.answer(request, way).await) }
+        async move { Ok::<_, Infallible>(service.answer(request, transport).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_WITHIN)
+        .header_read_timeout(HEADER_TIMEOUT)
         .max_buf_size(16 << 10)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
-    let whole = async {
+    let served = async {
         tokio::select! {
             ended = connection.as_mut() => ended,
-            () = left.graceful() => {
+            () = handoff.graceful() => {
                 connection.as_mut().graceful_shutdown();
                 connection.as_mut().await
             }
         }
     };
-    match tokio::time::timeout(CONNECTION_WITHIN, whole).await {
+    match tokio::time::timeout(CONNECTION_TIMEOUT, served).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(%error, "a connection to the admin endpoint failed"),
         Err(_) => tracing::debug!("a connection to the admin endpoint took too long"),
@@ -155,11 +154,11 @@ impl AdminService {
     async fn answer(
         &self,
         request: Request<Incoming>,
-        way: AdminTransport,
+        transport: AdminTransport,
     ) -> Response<Full<Bytes>> {
         match self {
             Self::Metrics(state) => handlers::answer(request.method(), request.uri().path(), state),
-            Self::Api(api) => api.answer(request, way).await,
+            Self::Api(api) => api.answer(request, transport).await,
         }
     }
 }
@@ -179,7 +178,7 @@ mod tests {
         observe::{Metrics, metrics},
     };
 
-    /// A running endpoint, and the switch of its readiness.
+    /// Starts an endpoint, and returns the switch of its readiness.
     async fn endpoint() -> (SocketAddr, Arc<AtomicBool>, JoinSet<()>) {
         let ready = Arc::new(AtomicBool::new(true));
         let switch = ready.clone();
@@ -194,13 +193,13 @@ mod tests {
         let metrics = Arc::clone(&state.metrics);
         let service = AdminService::Metrics(Arc::new(state));
         let mut tasks = JoinSet::new();
-        // Without a trigger, nobody asks it to leave.
-        let (_, stay) = shutdown::channel();
-        tasks.spawn(serve(AdminListener::Tcp(Arc::new(listener)), service, metrics, stay));
+        // Without its trigger, no handoff begins.
+        let (_, handoff) = shutdown::channel();
+        tasks.spawn(serve(AdminListener::Tcp(Arc::new(listener)), service, metrics, handoff));
         (address, ready, tasks)
     }
 
-    async fn ask(address: SocketAddr, line: &str) -> String {
+    async fn request(address: SocketAddr, line: &str) -> String {
         let mut socket = TcpStream::connect(address).await.unwrap();
         let request = format!("{line} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
         socket.write_all(request.as_bytes()).await.unwrap();
@@ -210,44 +209,44 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn answers_what_an_operator_asks() {
+    async fn serves_metrics_liveness_and_readiness() {
         let (address, ready, _tasks) = endpoint().await;
-        let answer = ask(address, "GET /metrics").await;
+        let answer = request(address, "GET /metrics").await;
         assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
         assert!(answer.contains(&format!("content-type: {}\r\n", metrics::CONTENT_TYPE)));
         assert!(answer.ends_with("# EOF\n"));
-        assert!(ask(address, "GET /live").await.starts_with("HTTP/1.1 200 "));
-        assert!(ask(address, "GET /ready?x=1").await.starts_with("HTTP/1.1 200 "));
+        assert!(request(address, "GET /live").await.starts_with("HTTP/1.1 200 "));
+        assert!(request(address, "GET /ready?x=1").await.starts_with("HTTP/1.1 200 "));
         ready.store(false, SeqCst);
-        assert!(ask(address, "GET /ready").await.starts_with("HTTP/1.1 503 "));
-        assert!(ask(address, "GET /live").await.starts_with("HTTP/1.1 200 "));
+        assert!(request(address, "GET /ready").await.starts_with("HTTP/1.1 503 "));
+        assert!(request(address, "GET /live").await.starts_with("HTTP/1.1 200 "));
     }
 
     #[tokio::test]
-    async fn refuses_everything_else() {
+    async fn unknown_paths_get_404_and_other_methods_405() {
         let (address, _ready, _tasks) = endpoint().await;
-        assert!(ask(address, "GET /").await.starts_with("HTTP/1.1 404 "));
-        assert!(ask(address, "GET /metrics/").await.starts_with("HTTP/1.1 404 "));
+        assert!(request(address, "GET /").await.starts_with("HTTP/1.1 404 "));
+        assert!(request(address, "GET /metrics/").await.starts_with("HTTP/1.1 404 "));
         for method in ["POST", "HEAD", "DELETE"] {
-            let answer = ask(address, &format!("{method} /metrics")).await;
+            let answer = request(address, &format!("{method} /metrics")).await;
             assert!(answer.starts_with("HTTP/1.1 405 "), "{answer}");
             assert!(answer.contains("allow: GET\r\n"));
         }
     }
 
     #[tokio::test]
-    async fn idle_connections_keep_nobody_out_for_ever_and_end_with_the_server() {
+    async fn closing_an_idle_connection_frees_its_slot_and_idle_ones_end_with_the_server() {
         let (address, _ready, mut tasks) = endpoint().await;
         let mut idle = Vec::new();
-        for _ in 0..MOST_CONNECTIONS {
+        for _ in 0..MAX_CONNECTIONS {
             idle.push(TcpStream::connect(address).await.unwrap());
         }
-        let waiting = tokio::spawn(async move { ask(address, "GET /live").await });
+        let waiting = tokio::spawn(async move { request(address, "GET /live").await });
         drop(idle.pop());
         assert!(waiting.await.unwrap().starts_with("HTTP/1.1 200 "));
         tasks.shutdown().await;
         let mut open = idle.pop().unwrap();
-        // Ended by FIN or, where it was never accepted, by RST.
+        // Ended by FIN, or by RST if the connection was never accepted.
         assert!(matches!(open.read(&mut [0; 1]).await, Ok(0) | Err(_)));
     }
 }

@@ -1,4 +1,4 @@
-//! The API: who is let in, what is asked or ordered, how it is answered. Every order is logged.
+//! The admin API: authentication, queries, commands and their replies. Every command is logged.
 
 use std::time::Duration;
 
@@ -20,26 +20,26 @@ use crate::api::{
 };
 use crate::control::{CommandError, ControlHandle};
 
-/// Deadline of a request's body.
-const BODY_WITHIN: Duration = Duration::from_secs(15);
-/// Sessions that are listed where no number is given.
-const SESSIONS: usize = 100;
-/// The most that are.
-const MOST_SESSIONS: usize = 10_000;
+/// Deadline of a request body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(15);
+/// Default `limit` of a list of sessions.
+const DEFAULT_LIMIT: usize = 100;
+/// Maximum `limit` of a list of sessions.
+const MAX_LIMIT: usize = 10_000;
 
-/// Header of each answer with the id of the process.
+/// Response header with the process id.
 pub static PROCESS_HEADER: HeaderName = HeaderName::from_static("moorline-process");
-/// Header of each answer with the absolute path of the configuration file, percent-encoded; none where the
-/// process runs from flags.
+/// Response header with the absolute path of the configuration file, percent-encoded; omitted if the
+/// process was configured by flags.
 pub static CONFIG_HEADER: HeaderName = HeaderName::from_static("moorline-config");
-/// What a path must not have in a header.
+/// Characters of a path that must be encoded in a header.
 const UNSAFE_IN_HEADER: &AsciiSet = &CONTROLS.add(b' ').add(b'%');
 
 /// The API on one socket.
 #[derive(Debug)]
 pub(super) struct Api {
-    operator: ControlHandle,
-    /// The configuration file, percent-encoded; `None`: the process runs from flags.
+    control: ControlHandle,
+    /// The configuration file, percent-encoded; `None`: the process was configured by flags.
     config: Option<HeaderValue>,
     token: Option<Token>,
 }
@@ -47,33 +47,33 @@ pub(super) struct Api {
 type ApiReply = Response<Full<Bytes>>;
 
 impl Api {
-    /// For who reaches the socket, or brings the token where there is one.
-    pub(super) fn new(operator: ControlHandle, token: Option<&str>) -> Self {
-        let config = operator.file().and_then(|file| {
+    /// Creates the API. With a token, every request must have it.
+    pub(super) fn new(control: ControlHandle, token: Option<&str>) -> Self {
+        let config = control.file().and_then(|file| {
             let file = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
             let bytes = file.as_os_str().as_encoded_bytes();
             let encoded = percent_encode(bytes, UNSAFE_IN_HEADER).to_string();
             HeaderValue::try_from(encoded).ok()
         });
-        Self { operator, config, token: token.map(Token::new) }
+        Self { control, config, token: token.map(Token::new) }
     }
 
-    /// The answer to a request.
-    pub(super) async fn answer<B>(&self, request: Request<B>, way: AdminTransport) -> ApiReply
+    /// Returns the reply to a request.
+    pub(super) async fn answer<B>(&self, request: Request<B>, transport: AdminTransport) -> ApiReply
     where
         B: http_body::Body<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        match self.attempt(request, way).await {
-            Ok(reply) => self.signed(reply),
-            // Without the token nothing is said about the process.
+        match self.execute(request, transport).await {
+            Ok(reply) => self.with_process_headers(reply),
+            // A client without the token learns nothing about the process.
             Err(problem @ Problem::Unauthorized { .. }) => problem.response(),
-            Err(problem) => self.signed(problem.response()),
+            Err(problem) => self.with_process_headers(problem.response()),
         }
     }
 
-    /// The same answer with headers that say which process gives it.
-    fn signed(&self, mut reply: ApiReply) -> ApiReply {
+    /// Adds the headers that identify the process.
+    fn with_process_headers(&self, mut reply: ApiReply) -> ApiReply {
         let headers = reply.headers_mut();
         headers.insert(&PROCESS_HEADER, std::process::id().into());
         if let Some(config) = &self.config {
@@ -82,43 +82,43 @@ impl Api {
         reply
     }
 
-    async fn attempt<B>(
+    async fn execute<B>(
         &self,
         request: Request<B>,
-        way: AdminTransport,
+        transport: AdminTransport,
     ) -> Result<ApiReply, Problem>
     where
         B: http_body::Body<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let (head, body) = request.into_parts();
-        // Before anything else: who may not come in does not learn what is inside.
-        if let Some(token) = self.token.as_ref().filter(|token| !token.is_in(&head.headers)) {
-            token.refused(way);
+        // Checked first, so that a client without the token does not learn which paths exist.
+        if let Some(token) = self.token.as_ref().filter(|token| !token.matches(&head.headers)) {
+            token.log_rejected(transport);
             let given = head.headers.contains_key(http::header::AUTHORIZATION);
             return Err(Problem::Unauthorized { given });
         }
-        let (route, named) =
+        let (route, path_parameters) =
             routes::find(&head.method, head.uri.path()).map_err(|missing| match missing {
                 Missing::Path => Problem::NoPath,
                 Missing::Method(allow) => Problem::Method(allow),
             })?;
         let body = read(route.body, &head.headers, body).await?;
-        let call = ApiCall { operator: &self.operator, way, named, body };
+        let call = ApiCall { control: &self.control, transport, path_parameters, body };
         match route.action {
-            ApiAction::Ask(question) => call.ask(question, head.uri.query()).await,
-            ApiAction::Do(order) => call.order(order).await,
+            ApiAction::Query(query) => call.query(query, head.uri.query()).await,
+            ApiAction::Command(command) => call.command(command).await,
         }
     }
 }
 
-/// The body as far as a route takes one.
-async fn read<B>(wanted: routes::Body, headers: &HeaderMap, body: B) -> Result<Bytes, Problem>
+/// Reads the body that a route expects.
+async fn read<B>(expected: routes::Body, headers: &HeaderMap, body: B) -> Result<Bytes, Problem>
 where
     B: http_body::Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let (limit, optional) = match wanted {
+    let (limit, optional) = match expected {
         routes::Body::None => return Ok(Bytes::new()),
         routes::Body::Json(limit) => (limit, false),
         routes::Body::Optional(limit) => (limit, true),
@@ -130,7 +130,7 @@ where
         return Err(Problem::MediaType);
     }
     let limited = std::pin::pin!(Limited::new(body, limit));
-    match tokio::time::timeout(BODY_WITHIN, limited.collect()).await {
+    match tokio::time::timeout(BODY_TIMEOUT, limited.collect()).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Problem::TooLong(limit)),
         Ok(Err(error)) => Err(Problem::Invalid(format!("the body broke off: {error}"))),
@@ -144,134 +144,140 @@ fn is_json(headers: &HeaderMap) -> bool {
     essence.is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/json"))
 }
 
-/// One request that was let in.
+/// An authenticated request.
 struct ApiCall<'a> {
-    operator: &'a ControlHandle,
-    way: AdminTransport,
-    /// What the path names, in its order.
-    named: Vec<String>,
+    control: &'a ControlHandle,
+    transport: AdminTransport,
+    /// Parameters of the path, in order.
+    path_parameters: Vec<String>,
     body: Bytes,
 }
 
 impl ApiCall<'_> {
-    async fn ask(mut self, question: ApiQuery, query: Option<&str>) -> Result<ApiReply, Problem> {
-        let operator = self.operator;
-        match question {
-            ApiQuery::Status => ok(&operator.status().await?),
-            ApiQuery::Pools => ok(&Pools { pools: operator.status().await?.pools }),
+    async fn query(
+        mut self,
+        query: ApiQuery,
+        query_string: Option<&str>,
+    ) -> Result<ApiReply, Problem> {
+        let control = self.control;
+        match query {
+            ApiQuery::Status => ok(&control.status().await?),
+            ApiQuery::Pools => ok(&Pools { pools: control.status().await?.pools }),
             ApiQuery::Pool => {
                 let name = self.name();
-                let mut pools = operator.status().await?.pools.into_iter();
+                let mut pools = control.status().await?.pools.into_iter();
                 let missing = || CommandError::NotFound(format!("there is no pool {name:?}"));
                 ok(&pools.find(|pool| pool.name == name).ok_or_else(missing)?)
             }
             ApiQuery::Sessions => {
-                let (of, limit) = sessions_query(query.unwrap_or_default())?;
-                ok(&operator.sessions(&whole(of)?, limit)?)
+                let (target, limit) = sessions_query(query_string.unwrap_or_default())?;
+                ok(&control.sessions(&validated(target)?, limit)?)
             }
             ApiQuery::FindSession => {
-                let order: FindRequest = self.json()?;
-                ok(&operator.whereabouts(&order.sid))
+                let request: FindRequest = self.json()?;
+                ok(&control.whereabouts(&request.sid))
             }
             ApiQuery::Plan => {
-                let order: PlanRequest = self.json()?;
-                ok(&operator.plan(order).await?)
+                let request: PlanRequest = self.json()?;
+                ok(&control.plan(request).await?)
             }
-            ApiQuery::Config => ok(&configuration::shown(&*operator.config().await?)),
+            ApiQuery::Config => ok(&configuration::to_json(&*control.config().await?)),
             ApiQuery::Explain => {
-                let order: ExplainRequest = self.json()?;
-                ok(&operator.explain(order).await?)
+                let request: ExplainRequest = self.json()?;
+                ok(&control.explain(request).await?)
             }
             ApiQuery::OpenApi => Ok(raw(StatusCode::OK, Bytes::from_static(OPENAPI.as_bytes()))),
         }
     }
 
-    async fn order(mut self, order: ApiCommand) -> Result<ApiReply, Problem> {
-        match order {
+    async fn command(mut self, command: ApiCommand) -> Result<ApiReply, Problem> {
+        match command {
             ApiCommand::AddBackend | ApiCommand::RemoveBackend | ApiCommand::SetWeight => {
-                self.backend(order).await
+                self.backend_command(command).await
             }
             ApiCommand::Drain => {
-                let (target, how) = self.json::<DrainRequest>()?.split().ok_or_else(nobody)?;
-                let target = whole(target)?;
-                let done = self.operator.drain(target.clone(), how).await;
-                let backends = self.told("drain", &target.to_string(), done)?;
+                let (target, terms) = self.json::<DrainRequest>()?.split().ok_or_else(no_target)?;
+                let target = validated(target)?;
+                let result = self.control.drain(target.clone(), terms).await;
+                let backends = self.logged("drain", &target.to_string(), result)?;
                 ok(&Backends { backends })
             }
             ApiCommand::Undrain => {
-                let target = self.json::<Undrain>()?.target().ok_or_else(nobody)?;
-                let target = whole(target)?;
-                let done = self.operator.undrain(target.clone()).await;
-                let backends = self.told("undrain", &target.to_string(), done)?;
+                let target = self.json::<Undrain>()?.target().ok_or_else(no_target)?;
+                let target = validated(target)?;
+                let result = self.control.undrain(target.clone()).await;
+                let backends = self.logged("undrain", &target.to_string(), result)?;
                 ok(&Backends { backends })
             }
             ApiCommand::CloseSession => {
                 let id = self.name();
-                let done = self.operator.close(&id);
-                self.told("close a session", &id, done)?;
+                let result = self.control.close(&id);
+                self.logged("close a session", &id, result)?;
                 ok(&Closed { closed: id })
             }
             ApiCommand::Reload => {
-                let order: ReloadRequest = self.json()?;
-                let done = self.operator.reload(order).await;
-                ok(&self.told("reload", "the file", done)?)
+                let request: ReloadRequest = self.json()?;
+                let result = self.control.reload(request).await;
+                ok(&self.logged("reload", "the file", result)?)
             }
             ApiCommand::Upgrade => {
-                let order: UpgradeRequest = self.json()?;
-                let binary = order.binary.clone().unwrap_or_else(|| "the same binary".to_owned());
-                let done = self.operator.upgrade(order).await;
-                ok(&self.told("upgrade", &binary, done)?)
+                let request: UpgradeRequest = self.json()?;
+                let binary = request.binary.clone().unwrap_or_else(|| "the same binary".to_owned());
+                let result = self.control.upgrade(request).await;
+                ok(&self.logged("upgrade", &binary, result)?)
             }
         }
     }
 
-    /// Orders about one backend of a pool.
-    async fn backend(mut self, order: ApiCommand) -> Result<ApiReply, Problem> {
+    /// Executes a command about one backend of a pool.
+    async fn backend_command(mut self, command: ApiCommand) -> Result<ApiReply, Problem> {
         let pool = self.name();
-        if order == ApiCommand::AddBackend {
+        if command == ApiCommand::AddBackend {
             let new: NewBackend = self.json()?;
             let subject = format!("{pool}/{}", new.name.as_ref().unwrap_or(&new.address));
-            let done = self.operator.add(pool, new).await;
-            let added = self.told("add a backend", &subject, done)?;
+            let result = self.control.add(pool, new).await;
+            let added = self.logged("add a backend", &subject, result)?;
             return Ok(json(StatusCode::CREATED, &added));
         }
         let backend = self.name();
         let subject = format!("{pool}/{backend}");
-        if order == ApiCommand::SetWeight {
+        if command == ApiCommand::SetWeight {
             let NewWeight { weight } = self.json()?;
-            let done = self.operator.set_weight(pool, backend, weight).await;
-            return ok(&self.told("weight", &format!("{subject} to {weight}"), done)?);
+            let result = self.control.set_weight(pool, backend, weight).await;
+            return ok(&self.logged("weight", &format!("{subject} to {weight}"), result)?);
         }
-        let done = self.operator.remove(pool, backend).await;
-        ok(&self.told("remove a backend", &subject, done)?)
+        let result = self.control.remove(pool, backend).await;
+        ok(&self.logged("remove a backend", &subject, result)?)
     }
 
-    /// The next thing that the path names; [`routes::ROUTES`] has a place for each that is taken.
+    /// Takes the next path parameter. The path in [`routes::ROUTES`] must have one.
     fn name(&mut self) -> String {
-        self.named.remove(0)
+        self.path_parameters.remove(0)
     }
 
     fn json<T: DeserializeOwned>(&self) -> Result<T, Problem> {
-        // An array would do for serde: its elements as fields, in order, and `[]` would mean everything.
+        // serde also accepts an array, with its elements as fields in order; `[]` would then mean all
+        // backends.
         if !self.body.trim_ascii_start().starts_with(b"{") {
             return Err(Problem::Invalid("the body must be a JSON object".to_owned()));
         }
         serde_json::from_slice(&self.body)
-            .map_err(|error| Problem::Invalid(format!("the body is wrong: {error}")))
+            .map_err(|error| Problem::Invalid(format!("invalid body: {error}")))
     }
 
-    /// Logs an order and what became of it.
-    fn told<T>(
+    /// Logs a command and its result.
+    fn logged<T>(
         &self,
-        order: &str,
+        command: &str,
         subject: &str,
-        done: Result<T, CommandError>,
+        result: Result<T, CommandError>,
     ) -> Result<T, Problem> {
-        match &done {
-            Ok(_) => tracing::info!(order, subject, by = %self.way, "ordered"),
-            Err(why) => tracing::info!(order, subject, by = %self.way, %why, "order refused"),
+        let by = self.transport;
+        match &result {
+            Ok(_) => tracing::info!(command, subject, %by, "executed an admin command"),
+            Err(error) => tracing::info!(command, subject, %by, %error, "an admin command failed"),
         }
-        Ok(done?)
+        Ok(result?)
     }
 }
 
@@ -279,14 +285,13 @@ fn ok(value: &impl Serialize) -> Result<ApiReply, Problem> {
     Ok(json(StatusCode::OK, value))
 }
 
-fn nobody() -> Problem {
-    let wrong =
-        "name a `pool`, and a `backend` of it where only one is meant, or say `\"all\": true`";
-    Problem::Invalid(wrong.to_owned())
+fn no_target() -> Problem {
+    let text = "set `pool`, or `pool` and `backend`, or `\"all\": true` for all backends";
+    Problem::Invalid(text.to_owned())
 }
 
-/// A backend is one of a pool.
-fn whole(target: BackendTarget) -> Result<BackendTarget, Problem> {
+/// Checks that a target with a backend also has a pool.
+fn validated(target: BackendTarget) -> Result<BackendTarget, Problem> {
     match target {
         BackendTarget { pool: None, backend: Some(_) } => {
             Err(Problem::Invalid("`backend` needs its `pool`".to_owned()))
@@ -295,29 +300,31 @@ fn whole(target: BackendTarget) -> Result<BackendTarget, Problem> {
     }
 }
 
-/// Whose sessions, and how many.
+/// Parses the query string of a list of sessions: target and limit.
 fn sessions_query(query: &str) -> Result<(BackendTarget, usize), Problem> {
-    let (mut of, mut limit) = (BackendTarget::default(), SESSIONS);
+    let (mut target, mut limit) = (BackendTarget::default(), DEFAULT_LIMIT);
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         let value = percent_decode_str(value)
             .decode_utf8()
-            .map_err(|_| Problem::Invalid(format!("`{name}` is no UTF-8")))?
+            .map_err(|_| Problem::Invalid(format!("`{name}` is not UTF-8")))?
             .into_owned();
         match name {
-            "pool" => of.pool = Some(value),
-            "backend" => of.backend = Some(value),
+            "pool" => target.pool = Some(value),
+            "backend" => target.backend = Some(value),
             "limit" => match value.parse() {
-                Ok(number) if (1..=MOST_SESSIONS).contains(&number) => limit = number,
-                _ => return Err(Problem::Invalid(format!("`limit` is 1 to {MOST_SESSIONS}"))),
+                Ok(number) if (1..=MAX_LIMIT).contains(&number) => limit = number,
+                _ => {
+                    return Err(Problem::Invalid(format!("invalid `limit`: use 1 to {MAX_LIMIT}")));
+                }
             },
             _ => {
-                let known = "there are pool, backend and limit";
-                return Err(Problem::Invalid(format!("unknown parameter {name:?}; {known}")));
+                let known = "use pool, backend or limit";
+                return Err(Problem::Invalid(format!("unknown parameter {name:?}: {known}")));
             }
         }
     }
-    Ok((of, limit))
+    Ok((target, limit))
 }
 
 #[cfg(test)]
@@ -325,18 +332,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_query_for_sessions() {
-        let (of, limit) = sessions_query("pool=a%20b&backend=%5B::1%5D:3000&limit=7").unwrap();
-        assert_eq!(of.to_string(), "a b/[::1]:3000");
+    fn session_queries_are_parsed() {
+        let (target, limit) = sessions_query("pool=a%20b&backend=%5B::1%5D:3000&limit=7").unwrap();
+        assert_eq!(target.to_string(), "a b/[::1]:3000");
         assert_eq!(limit, 7);
-        assert_eq!(sessions_query("").unwrap(), (BackendTarget::default(), SESSIONS));
+        assert_eq!(sessions_query("").unwrap(), (BackendTarget::default(), DEFAULT_LIMIT));
         for bad in ["limit=0", "limit=10001", "limit=x", "limit", "sid=x", "pool=%ff"] {
             assert!(matches!(sessions_query(bad), Err(Problem::Invalid(_))), "{bad}");
         }
     }
 
     #[test]
-    fn json_by_any_of_its_spellings() {
+    fn only_the_json_media_type_is_accepted() {
         let of = |kind: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(header::CONTENT_TYPE, kind.parse().unwrap());

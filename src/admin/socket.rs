@@ -1,11 +1,11 @@
-//! The unix socket of the API: where it is, who may open it, and whose it is.
+//! The unix socket of the API: its path, its permissions, and the ownership of its file.
 //!
-//! Only its owner can connect, from the first moment on. A socket file that a dead process has left
-//! is replaced, one that somebody listens on never is; at the end the file goes, unless it is
-//! another's by then, was left to a successor, or is the service manager's.
+//! Only its owner can connect, from the moment the file exists. The socket file of a dead process is
+//! replaced, the socket of a running process never is. The file is removed at the end, unless another
+//! process has replaced it or taken it over, or the service manager made it.
 
 use std::{
-    env, fs, io,
+    fs, io,
     os::unix::{
         fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt},
         net::UnixListener as Listener,
@@ -29,18 +29,18 @@ use tokio::net::UnixListener;
 
 use crate::net::inherited::Purpose;
 
-/// The socket's name in its folder.
-const NAME: &str = "moorline.sock";
-/// Where a system keeps such files.
-const RUN: &str = "/run";
-/// The unit's folder there.
-const UNIT: &str = "moorline";
+use places::{DEFAULT_NAME, RUN, is_numbered, is_private, own_folder, runtime_folder, unit_folder};
+pub use places::{SocketPlaces, places};
 
-/// How often a folder's lock is tried for, and the pause between two tries.
+mod places;
+#[cfg(test)]
+mod tests;
+
+/// Number of attempts to lock a directory, and the pause between two attempts.
 const LOCK_TRIES: u32 = 50;
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
-/// What to do about a socket that cannot be made.
+/// Returns advice for a socket that cannot be bound.
 fn advice(kind: io::ErrorKind) -> &'static str {
     match kind {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
@@ -60,32 +60,32 @@ pub struct UnixSocket {
     file: SocketFile,
 }
 
-/// The file of a bound socket; dropping it removes the file, where that is this process's.
+/// The file of a bound socket. Dropping the value removes the file if this process owns it.
 #[derive(Debug)]
 pub(super) struct SocketFile {
     path: PathBuf,
-    /// Device and inode of what was bound: another file by this name is not ours.
+    /// Device and inode of the bound file; a file with another identity belongs to another process.
     identity: (u64, u64),
-    /// Whether it is this process's to remove.
-    own: AtomicBool,
-    /// The service manager has made it and keeps it.
-    passed: bool,
+    /// Whether this process removes the file.
+    owned: AtomicBool,
+    /// Whether the service manager made the file and keeps it.
+    from_service_manager: bool,
 }
 
 impl UnixSocket {
-    /// Binds here. Must be called within a tokio runtime, before anything else makes files: the
-    /// process's file mask is narrowed for a moment.
+    /// Binds the socket at a path. Must be called within a tokio runtime, before other code creates
+    /// files, because it narrows the umask of the process for a moment.
     ///
     /// # Errors
-    /// Somebody listens here, or the file cannot be made; the text says which and names it.
+    /// Another process listens at the path, or the file cannot be created; the text names the path.
     pub fn bind(path: &Path) -> io::Result<Self> {
         let _locked = path.parent().and_then(lock);
         Self::bind_locked(path)
     }
 
-    /// The same under the folder's [`lock`].
+    /// Binds the socket; the caller holds the [`lock`] of the directory.
     fn bind_locked(path: &Path) -> io::Result<Self> {
-        let named = |error: io::Error| {
+        let with_path = |error: io::Error| {
             io::Error::new(
                 error.kind(),
                 format!(
@@ -95,22 +95,22 @@ impl UnixSocket {
                 ),
             )
         };
-        clear(path).map_err(named)?;
-        // The mode is in force before the file can be seen, so that nobody can connect meanwhile.
+        remove_dead(path).map_err(with_path)?;
+        // The umask sets the mode when the file is created, so that no other user can ever connect.
         let mask = umask(Mode::from_raw_mode(0o177));
         let bound = Listener::bind(path);
         umask(mask);
-        let socket = Self::over(bound.map_err(named)?, path).map_err(named)?;
-        socket.own();
+        let socket = Self::from_process(bound.map_err(with_path)?, path).map_err(with_path)?;
+        socket.own_file();
         Ok(socket)
     }
 
-    /// Binds in the folder that the service manager has made for it, else in the user's runtime
-    /// folder.
+    /// Binds the socket in the default directory: the runtime directory of the unit, else that of the
+    /// user, else `/run`, else a private directory in the temporary directory.
     ///
     /// # Errors
-    /// As [`bind`](Self::bind), and where the folder is not the user's own.
-    pub fn bind_usual() -> io::Result<Self> {
+    /// As [`bind`](Self::bind); also if other users can write to the directory.
+    pub fn bind_default() -> io::Result<Self> {
         let folders = [unit_folder(), runtime_folder()];
         if let Some(folder) = folders.into_iter().flatten().find(|folder| folder.is_dir()) {
             return Self::bind_in(&folder);
@@ -139,12 +139,12 @@ impl UnixSocket {
         Self::bind_in(&folder)
     }
 
-    /// Binds in a folder: by the usual name, or by one with the process's id where another process has
-    /// the usual name.
+    /// Binds the socket in a directory, with the default name, or with a name that has the process id
+    /// if another process uses the default name.
     fn bind_in(folder: &Path) -> io::Result<Self> {
         let _locked = lock(folder);
-        clear_further(folder);
-        match Self::bind_locked(&folder.join(NAME)) {
+        remove_dead_numbered(folder);
+        match Self::bind_locked(&folder.join(DEFAULT_NAME)) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
                 Self::bind_locked(&folder.join(format!("moorline-{}.sock", std::process::id())))
             }
@@ -152,37 +152,42 @@ impl UnixSocket {
         }
     }
 
-    /// Takes a socket over that another process has bound here. The file stays that process's until
-    /// [`own`](Self::own). Must be called within a tokio runtime.
+    /// Takes over a socket that another process has bound at `path`. The other process owns the file
+    /// until [`own_file`](Self::own_file) is called. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// The file is not there any more, or the operating system's.
-    pub fn over(listener: Listener, path: &Path) -> io::Result<Self> {
+    /// The file no longer exists, or an error of the operating system.
+    pub fn from_process(listener: Listener, path: &Path) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         let listener = Arc::new(UnixListener::from_std(listener)?);
         let (path, identity) = (path.to_owned(), identity(path)?);
-        let file = SocketFile { path, identity, own: AtomicBool::new(false), passed: false };
+        let file = SocketFile {
+            path,
+            identity,
+            owned: AtomicBool::new(false),
+            from_service_manager: false,
+        };
         Ok(Self { listener, file })
     }
 
-    /// Takes a socket over that the service manager has bound here. The file stays that one's. Must be
+    /// Takes over a socket that the service manager has bound at `path` and whose file it keeps. Must be
     /// called within a tokio runtime.
     ///
     /// # Errors
-    /// Others than the file's owner can connect, the file is not there any more, or the operating
-    /// system's; the text names the file.
-    pub fn passed(listener: Listener, path: &Path) -> io::Result<Self> {
+    /// Other users can connect, the file no longer exists, or an error of the operating system; the
+    /// text says what to do.
+    pub fn from_service_manager(listener: Listener, path: &Path) -> io::Result<Self> {
         let mode = fs::symlink_metadata(path)?.mode();
         if mode & 0o077 != 0 {
             let text = "other users can connect to it; set SocketMode=0600 in its socket unit";
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
         }
-        let mut socket = Self::over(listener, path)?;
-        socket.file.passed = true;
+        let mut socket = Self::from_process(listener, path)?;
+        socket.file.from_service_manager = true;
         Ok(socket)
     }
 
-    /// Where it is.
+    /// Path of the socket.
     pub fn path(&self) -> &Path {
         &self.file.path
     }
@@ -192,128 +197,57 @@ impl UnixSocket {
         Arc::clone(&self.listener)
     }
 
-    /// What the next process knows it by.
+    /// Purpose by which the next process identifies the socket.
     pub(super) fn purpose(&self) -> Purpose {
         let path = self.path().to_owned();
-        match self.file.passed {
+        match self.file.from_service_manager {
             true => Purpose::PassedAdminSocket(path),
             false => Purpose::AdminSocket(path),
         }
     }
 
-    /// From now on the file is this process's, unless the service manager keeps it: it goes with it.
-    pub(super) fn own(&self) {
-        self.file.own.store(!self.file.passed, Ordering::Release);
+    /// Makes this process the owner of the file, which it then removes at its end, unless the service
+    /// manager keeps the file.
+    pub(super) fn own_file(&self) {
+        self.file.owned.store(!self.file.from_service_manager, Ordering::Release);
     }
 
-    /// The file alone; whoever listens has the socket.
+    /// Returns the file without the listener.
     pub(super) fn into_file(self) -> SocketFile {
         self.file
     }
 }
 
 impl SocketFile {
-    /// From now on the file is another process's.
-    pub(super) fn leave(&self) {
-        self.own.store(false, Ordering::Release);
+    /// Leaves the file to another process, which then owns it.
+    pub(super) fn disown(&self) {
+        self.owned.store(false, Ordering::Release);
     }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        let ours = identity(&self.path).is_ok_and(|identity| identity == self.identity);
-        if ours && self.own.load(Ordering::Acquire) {
+        let unchanged = identity(&self.path).is_ok_and(|identity| identity == self.identity);
+        if unchanged && self.owned.load(Ordering::Acquire) {
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
-/// Where a client looks for a process's socket.
-#[derive(Clone, Debug)]
-pub struct SocketPlaces {
-    /// Folders of this user's processes, in order.
-    pub folders: Vec<PathBuf>,
-    /// Folders of others, to be named but not used.
-    pub elsewhere: Vec<PathBuf>,
-    /// The environment variable that chose the folders.
-    pub set_by: Option<&'static str>,
-}
-
-/// Where a client looks. A runtime folder that the environment names is the only place: elsewhere there
-/// are other users' processes.
-pub fn places() -> SocketPlaces {
-    let own = Some(own_folder()).filter(|folder| is_private(folder));
-    let system = PathBuf::from(RUN);
-    let (unit, user) = (unit_folder(), runtime_folder());
-    let user_unit = user.as_ref().map(|user| user.join(UNIT));
-    let all = [user.clone(), user_unit.clone(), Some(system.clone()), Some(system.join(UNIT)), own];
-    let all: Vec<PathBuf> = all.into_iter().flatten().collect();
-    let (folders, set_by) = match (unit, user.filter(|folder| folder.is_dir())) {
-        (Some(unit), _) if unit.is_dir() => (vec![unit], Some("RUNTIME_DIRECTORY")),
-        (_, Some(user)) => {
-            (std::iter::once(user).chain(user_unit).collect(), Some("XDG_RUNTIME_DIR"))
-        }
-        _ => (all.clone(), None),
-    };
-    let elsewhere = all.into_iter().filter(|folder| !folders.contains(folder)).collect();
-    SocketPlaces { folders, elsewhere, set_by }
-}
-
-impl SocketPlaces {
-    /// The usual socket of a folder.
-    pub fn usual(folder: &Path) -> PathBuf {
-        folder.join(NAME)
-    }
-
-    /// Whether a file by this name can be a process's socket: the usual one, or that of a further process
-    /// in the same folder.
-    pub fn is_name(name: &str) -> bool {
-        name == NAME || further(name)
-    }
-}
-
-/// Whether this is the name of a further process's socket, `moorline-PID.sock`.
-fn further(name: &str) -> bool {
-    let pid = name.strip_prefix("moorline-").and_then(|rest| rest.strip_suffix(".sock"));
-    pid.is_some_and(|pid| !pid.is_empty() && pid.bytes().all(|byte| byte.is_ascii_digit()))
-}
-
-/// Removes sockets that further processes have left in a folder when they died.
-fn clear_further(folder: &Path) {
+/// Removes the numbered sockets of dead processes from a directory.
+fn remove_dead_numbered(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let own = entry.metadata().is_ok_and(|meta| meta.uid() == geteuid().as_raw());
-        if own && entry.file_name().to_str().is_some_and(further) {
+        if own && entry.file_name().to_str().is_some_and(is_numbered) {
             // An error means that a process listens there, or that it is not a socket.
-            let _ = clear(&entry.path());
+            let _ = remove_dead(&entry.path());
         }
     }
 }
 
-/// `RuntimeDirectory=` of a unit, the first one (systemd.exec(5)).
-fn unit_folder() -> Option<PathBuf> {
-    let folders = env::var_os("RUNTIME_DIRECTORY")?;
-    env::split_paths(&folders).next().filter(|folder| folder.is_absolute())
-}
-
-/// The XDG base directory specification has only absolute paths count.
-fn runtime_folder() -> Option<PathBuf> {
-    env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|folder| folder.is_absolute())
-}
-
-fn own_folder() -> PathBuf {
-    env::temp_dir().join(format!("moorline-{}", geteuid().as_raw()))
-}
-
-/// Whether nobody else can put anything into a folder: anybody may have made one by that name.
-fn is_private(folder: &Path) -> bool {
-    fs::symlink_metadata(folder).is_ok_and(|meta| {
-        meta.is_dir() && meta.uid() == geteuid().as_raw() && meta.mode() & 0o077 == 0
-    })
-}
-
-/// Keeps other processes from binding in a folder until it is dropped: a socket that is bound and not
-/// listened on yet looks like one that a dead process has left. `None`: it cannot be had; binding goes
-/// on without.
+/// Locks a directory until the file is dropped, so that no other process binds in it: a socket that is
+/// bound but does not listen yet looks like the socket of a dead process. `None`: the lock is not
+/// available; the caller binds without it.
 fn lock(folder: &Path) -> Option<fs::File> {
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     let flags = OFlags::DIRECTORY.bits().cast_signed();
@@ -328,8 +262,8 @@ fn lock(folder: &Path) -> Option<fs::File> {
     None
 }
 
-/// Removes what a dead process has left here.
-fn clear(path: &Path) -> io::Result<()> {
+/// Removes the socket of a dead process.
+fn remove_dead(path: &Path) -> io::Result<()> {
     let meta = match fs::symlink_metadata(path) {
         Ok(meta) => meta,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -342,7 +276,7 @@ fn clear(path: &Path) -> io::Result<()> {
         ));
     }
     let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    // A full queue is somebody's, too, and must not be waited for.
+    // A full queue also means that a process listens; connecting must not block on it.
     probe.set_nonblocking(true)?;
     match probe.connect(&SockAddr::unix(path)?) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
@@ -357,83 +291,4 @@ fn clear(path: &Path) -> io::Result<()> {
 
 fn identity(path: &Path) -> io::Result<(u64, u64)> {
     fs::symlink_metadata(path).map(|meta| (meta.dev(), meta.ino()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn only_its_owner_can_open_it_and_it_goes_in_the_end() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join(NAME);
-        let socket = UnixSocket::bind(&path).unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
-        drop(socket);
-        assert!(!path.exists());
-    }
-
-    #[tokio::test]
-    async fn who_listens_is_left_alone_and_who_died_is_replaced() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join(NAME);
-        let first = UnixSocket::bind(&path).unwrap();
-        let error = UnixSocket::bind(&path).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
-        assert!(error.to_string().contains(&path.display().to_string()), "{error}");
-        // As a killed process leaves it.
-        first.file.leave();
-        drop(first);
-        assert!(path.exists());
-        let second = UnixSocket::bind(&path).unwrap();
-        drop(second);
-        assert!(!path.exists());
-    }
-
-    #[tokio::test]
-    async fn what_is_no_socket_is_never_removed() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("precious");
-        fs::write(&path, "text").unwrap();
-        let error = UnixSocket::bind(&path).unwrap_err();
-        assert!(
-            error
-                .to_string()
-                .ends_with("the file exists and is not a socket; remove it or choose another path"),
-            "{error}"
-        );
-        assert_eq!(fs::read_to_string(&path).unwrap(), "text");
-        let error = UnixSocket::bind(&folder.path().join("no/such")).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::NotFound);
-        assert!(UnixSocket::bind(&folder.path().join("x".repeat(200))).is_err());
-    }
-
-    #[tokio::test]
-    async fn a_successors_file_is_not_removed() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join(NAME);
-        let old = UnixSocket::bind(&path).unwrap();
-        fs::rename(&path, folder.path().join("aside")).unwrap();
-        let new = UnixSocket::bind(&path).unwrap();
-        drop(old);
-        assert!(path.exists());
-        drop(new);
-        assert!(!path.exists());
-    }
-
-    #[test]
-    fn a_folder_that_others_can_write_to_is_not_trusted() {
-        let folder = tempfile::tempdir().unwrap();
-        let set = |mode| {
-            let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
-            fs::set_permissions(folder.path(), mode).unwrap();
-        };
-        set(0o700);
-        assert!(is_private(folder.path()));
-        set(0o770);
-        assert!(!is_private(folder.path()));
-        set(0o701);
-        assert!(!is_private(folder.path()));
-        assert!(!is_private(&folder.path().join("none")));
-    }
 }

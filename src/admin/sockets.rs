@@ -1,5 +1,5 @@
-//! The operator's sockets as values: bound or given before anything runs, served, and in the end left
-//! to a successor or closed.
+//! The sockets of the admin endpoints: bound or inherited at start, served, and finally handed over to
+//! a successor process or closed.
 
 use std::{
     io,
@@ -28,7 +28,7 @@ use crate::{
     shutdown,
 };
 
-/// Bound sockets.
+/// Bound admin sockets.
 #[derive(Debug)]
 pub struct AdminSockets {
     metrics: Option<Tcp>,
@@ -36,7 +36,7 @@ pub struct AdminSockets {
     remote: Option<Tcp>,
 }
 
-/// A socket, and what it is known by to the next process: its configured address.
+/// A TCP socket and its purpose, by which the next process identifies it.
 #[derive(Debug)]
 struct Tcp {
     purpose: Purpose,
@@ -44,34 +44,35 @@ struct Tcp {
 }
 
 impl AdminSockets {
-    /// Takes what was given and binds the rest of what is configured. Must be called within a tokio
+    /// Takes the inherited sockets and binds the other configured ones. Must be called within a tokio
     /// runtime.
     ///
     /// # Errors
-    /// An address or a path that cannot be listened on, named. That the usual place is another
-    /// process's is none: this one then has no unix socket, and says so.
-    pub fn bind(config: &Admin, given: &mut InheritedSockets) -> io::Result<Self> {
+    /// Cannot listen on an address or a path; the text names it. If the default unix socket cannot be
+    /// bound, only a warning is logged, and the process runs without a unix socket.
+    pub fn bind(config: &Admin, inherited: &mut InheritedSockets) -> io::Result<Self> {
         let mut tcp = |address: Option<SocketAddr>, purpose: fn(SocketAddr) -> Purpose| {
-            address.map(|address| Tcp::bind(address, purpose(address), given)).transpose()
+            address.map(|address| Tcp::bind(address, purpose(address), inherited)).transpose()
         };
         let metrics = tcp(config.metrics, Purpose::Metrics)?;
         let remote = tcp(config.remote.as_ref().map(|r| r.address), Purpose::AdminRemote)?;
-        Ok(Self { metrics, remote, socket: bind_unix(&config.socket, given)? })
+        Ok(Self { metrics, remote, socket: bind_unix(&config.socket, inherited)? })
     }
 
-    /// Serves. `remote` has the token of the API over TCP, which is not served without.
+    /// Serves the sockets. `remote` has the token of the API over TCP; without it, that API is not
+    /// served.
     pub fn serve(
         self,
         state: AdminState,
-        operator: &ControlHandle,
+        control: &ControlHandle,
         remote: Option<&AdminRemote>,
     ) -> ServedAdminSockets {
         let metrics = Arc::clone(&state.metrics);
-        let (leave, stay) = shutdown::channel();
+        let (handoff, handoff_watch) = shutdown::channel();
         let (mut tasks, mut sockets) = (JoinSet::new(), Vec::new());
         let mut spawn = |purpose, socket: AdminListener, service| {
-            let task = server::serve(socket.clone(), service, Arc::clone(&metrics), stay.clone());
-            tasks.spawn(task);
+            let handoff = handoff_watch.clone();
+            tasks.spawn(server::serve(socket.clone(), service, Arc::clone(&metrics), handoff));
             sockets.push((purpose, socket));
         };
         if let Some(Tcp { purpose, listener }) = self.metrics {
@@ -79,13 +80,13 @@ impl AdminSockets {
             spawn(purpose, AdminListener::Tcp(Arc::new(listener)), service);
         }
         if let Some(socket) = &self.socket {
-            socket.own();
+            socket.own_file();
             let purpose = socket.purpose();
-            let service = AdminService::Api(Arc::new(Api::new(operator.clone(), None)));
+            let service = AdminService::Api(Arc::new(Api::new(control.clone(), None)));
             spawn(purpose, AdminListener::Unix(socket.listener()), service);
         }
         if let (Some(Tcp { purpose, listener }), Some(remote)) = (self.remote, remote) {
-            let api = Api::new(operator.clone(), Some(&remote.token));
+            let api = Api::new(control.clone(), Some(&remote.token));
             spawn(
                 purpose,
                 AdminListener::Tcp(Arc::new(listener)),
@@ -93,10 +94,10 @@ impl AdminSockets {
             );
         }
         let file = self.socket.map(UnixSocket::into_file);
-        ServedAdminSockets { sockets: Mutex::new(sockets), file, leave, _tasks: tasks }
+        ServedAdminSockets { sockets: Mutex::new(sockets), file, handoff, _tasks: tasks }
     }
 
-    /// Address of metrics and readiness.
+    /// Address of the metrics endpoint.
     pub fn metrics_address(&self) -> Option<SocketAddr> {
         self.metrics.as_ref().and_then(|tcp| tcp.listener.local_addr().ok())
     }
@@ -116,39 +117,38 @@ impl Tcp {
     fn bind(
         address: SocketAddr,
         purpose: Purpose,
-        given: &mut InheritedSockets,
+        inherited: &mut InheritedSockets,
     ) -> io::Result<Self> {
-        let listener = match given.tcp(&purpose) {
+        let listener = match inherited.tcp(&purpose) {
             Ok(Some(socket)) => TcpListener::from_std(socket),
             Ok(None) => listener::bind_one(address),
             Err(error) => Err(error),
         };
-        let whose = match purpose {
+        let name = match purpose {
             Purpose::Metrics(_) => "metrics",
             _ => "admin API",
         };
-        let listener = listener.map_err(|error| bind_error::explained(whose, address, &error));
+        let listener = listener.map_err(|error| bind_error::explained(name, address, &error));
         Ok(Self { purpose, listener: listener? })
     }
 }
 
-/// Admin sockets that are served until this value is dropped, which also removes the file of the unix
-/// socket.
+/// Served admin sockets. Dropping the value ends the service and removes the file of the unix socket.
 #[derive(Debug)]
 pub struct ServedAdminSockets {
-    /// With what the next process knows them by; empty once they are left to it.
+    /// Each socket with its purpose; empty after a handoff.
     sockets: Mutex<Vec<(Purpose, AdminListener)>>,
     file: Option<SocketFile>,
-    leave: shutdown::Trigger,
+    handoff: shutdown::Trigger,
     _tasks: JoinSet<()>,
 }
 
 impl ServedAdminSockets {
-    /// Descriptors of the sockets, for another process.
+    /// Duplicates the descriptors of the sockets for another process.
     ///
     /// # Errors
-    /// No descriptor is left.
-    pub fn copies(&self) -> io::Result<Vec<(Purpose, OwnedFd)>> {
+    /// The process has no free descriptor.
+    pub fn duplicate(&self) -> io::Result<Vec<(Purpose, OwnedFd)>> {
         let sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
         let copies = sockets.iter().map(|(purpose, socket)| {
             let copy = match socket {
@@ -160,59 +160,63 @@ impl ServedAdminSockets {
         copies.collect()
     }
 
-    /// Leaves the sockets to a process that has them now: accepts nothing any more, answers what is
-    /// being asked, and keeps the unix socket's file.
+    /// Hands the sockets over to a process that has their descriptors: stops accepting, finishes current
+    /// requests, and keeps the file of the unix socket.
     pub fn hand_over(&self) {
         if let Some(file) = &self.file {
-            file.leave();
+            file.disown();
         }
-        self.leave.graceful();
+        self.handoff.graceful();
         self.sockets.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// Resolves when no connection is left, after [`hand_over`](Self::hand_over).
+    /// Resolves when all connections have ended, after [`hand_over`](Self::hand_over).
     pub async fn idle(&self) {
-        self.leave.idle().await;
+        self.handoff.idle().await;
     }
 }
 
-/// The socket of the process before; none where its file is gone, so that nobody finds it any more.
-fn taken_over(path: &Path, given: &mut InheritedSockets) -> io::Result<Option<UnixSocket>> {
-    let take = |given: inherited::InheritedUnixSocket| match given.passed {
-        true => UnixSocket::passed(given.listener, path),
-        false => UnixSocket::over(given.listener, path),
+/// Takes the inherited unix socket. `None`: there is none, or its file was removed, so that no client
+/// can find it.
+fn take_inherited(path: &Path, inherited: &mut InheritedSockets) -> io::Result<Option<UnixSocket>> {
+    let take = |socket: inherited::InheritedUnixSocket| match socket.passed {
+        true => UnixSocket::from_service_manager(socket.listener, path),
+        false => UnixSocket::from_process(socket.listener, path),
     };
-    let socket = given.unix(path).and_then(|given| given.map(take).transpose());
+    let socket = inherited.unix(path).and_then(|socket| socket.map(take).transpose());
     match socket {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            tracing::warn!(path = %path.display(), "the file of the admin socket was removed; making a new socket");
+            tracing::warn!(path = %path.display(), "the file of the admin socket was removed; creating a new socket");
             Ok(None)
         }
         Err(error) => {
             let text = format!("cannot use the admin socket {}: {error}", path.display());
             Err(io::Error::new(error.kind(), text))
         }
-        taken => taken,
+        socket => socket,
     }
 }
 
-fn bind_unix(place: &AdminSocket, given: &mut InheritedSockets) -> io::Result<Option<UnixSocket>> {
-    let known = match place {
+fn bind_unix(
+    place: &AdminSocket,
+    inherited: &mut InheritedSockets,
+) -> io::Result<Option<UnixSocket>> {
+    let path = match place {
         AdminSocket::Off => return Ok(None),
         AdminSocket::At(path) => Some(path.clone()),
-        AdminSocket::Usual => given.admin_path().map(Path::to_owned),
+        AdminSocket::Usual => inherited.admin_path().map(Path::to_owned),
     };
-    if let Some(path) = &known
-        && let Some(socket) = taken_over(path, given)?
+    if let Some(path) = &path
+        && let Some(socket) = take_inherited(path, inherited)?
     {
         return Ok(Some(socket));
     }
     match place {
         AdminSocket::At(path) => UnixSocket::bind(path).map(Some),
-        _ => Ok(UnixSocket::bind_usual()
-            .inspect_err(|why| {
+        _ => Ok(UnixSocket::bind_default()
+            .inspect_err(|error| {
                 tracing::warn!(
-                    "there is no admin socket, so commands cannot reach this process: {why}; set `socket` in \
+                    "there is no admin socket, so commands cannot reach this process: {error}; set `socket` in \
                      `[admin]` or --admin-socket"
                 );
             })

@@ -1,23 +1,23 @@
-//! `moorline backends`: who is in the pools, and changes to that until restart.
+//! `moorline backends`: lists backends, and adds, removes or weights them until restart.
 
 use std::{fmt::Write as _, process::ExitCode};
 
 use http::Method;
 
 use super::{
-    client::{Access, NOTHING, segment},
+    client::{Access, NO_BODY, segment},
     number,
-    show::{self, Cell, Column, Ink, Table, plain},
+    show::{self, Cell, Color, Column, Table, plain},
 };
 use crate::api::{BackendCondition, BackendOrigin, BackendState, NewBackend, NewWeight, Pools};
 
-/// Seconds for which the last failed check of a backend that is up is shown.
+/// Seconds for which a failed check is shown after the backend came up again.
 const RECENT: f64 = 3600.0;
 
 /// Arguments of `backends`.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
-Changes made here last until the process restarts; `moorline plan` shows what a reload makes of them.
+Changes made here last until the process restarts; `moorline plan` shows how a reload affects them.
 
 Examples:
   moorline backends
@@ -25,15 +25,15 @@ Examples:
   moorline backends weight chat blue-3 1
   moorline backends remove chat blue-3")]
 pub struct Args {
-    /// What to do; without a command, every backend is listed
+    /// Change to make; without a command, all backends are listed
     #[command(subcommand)]
     pub command: Option<BackendsCommand>,
-    /// Where the process is.
+    /// Access to the process.
     #[command(flatten)]
     pub access: Access,
 }
 
-/// What to do with backends.
+/// Commands about backends.
 #[derive(Clone, Debug, clap::Subcommand)]
 pub enum BackendsCommand {
     /// Add a backend to a pool
@@ -50,7 +50,7 @@ pub enum BackendsCommand {
         #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = number::within(1_u32, 65_535))]
         weight: Option<u32>,
     },
-    /// Drain and remove a backend that was added here
+    /// Drain and remove a backend that was added with `backends add`
     Remove {
         /// The pool
         pool: String,
@@ -70,30 +70,31 @@ pub enum BackendsCommand {
 }
 
 impl Args {
-    /// Asks or orders, and prints.
+    /// Sends the request and prints the reply.
     ///
     /// # Errors
-    /// A sentence: why there is no answer, or why it was refused.
+    /// The process cannot be reached or rejects the request.
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         let Self { command, access } = self;
         match command {
-            None => access.get::<Pools>("/v1/pools").await?.print(&access, all),
+            None => access.get::<Pools>("/v1/pools").await?.print(&access, list_text),
             Some(BackendsCommand::Add { pool, address, name, weight }) => {
                 let new = NewBackend { address, name, weight };
                 let path = format!("/v1/pools/{}/backends", segment(&pool));
-                let answer = access.ask(Method::POST, &path, Some(&new)).await?;
-                answer.print(&access, |added| format!("{} is added, until restart", named(added)));
+                let reply = access.request(Method::POST, &path, Some(&new)).await?;
+                reply.print(&access, |added| format!("added {} until restart", full_name(added)));
             }
             Some(BackendsCommand::Remove { pool, backend }) => {
                 let path = path(&pool, &backend);
-                let answer = access.ask(Method::DELETE, &path, NOTHING).await?;
-                answer.print(&access, removed);
+                let reply = access.request(Method::DELETE, &path, NO_BODY).await?;
+                reply.print(&access, removed_text);
             }
             Some(BackendsCommand::Weight { pool, backend, weight }) => {
                 let path = path(&pool, &backend);
-                let answer = access.ask(Method::PATCH, &path, Some(&NewWeight { weight })).await?;
-                answer.print(&access, |now: &BackendState| {
-                    format!("{} has weight {}, until restart", named(now), now.weight)
+                let reply =
+                    access.request(Method::PATCH, &path, Some(&NewWeight { weight })).await?;
+                reply.print(&access, |now: &BackendState| {
+                    format!("{} has weight {} until restart", full_name(now), now.weight)
                 });
             }
         }
@@ -105,35 +106,35 @@ fn path(pool: &str, backend: &str) -> String {
     format!("/v1/pools/{}/backends/{}", segment(pool), segment(backend))
 }
 
-fn removed(backend: &BackendState) -> String {
-    let mut text = format!("{} is removed", named(backend));
+fn removed_text(backend: &BackendState) -> String {
+    let mut text = format!("removed {}", full_name(backend));
     if let Some(drain) = &backend.drain {
         let _ = write!(text, ": {}", show::drain(drain));
     }
     text
 }
 
-/// `pool/backend`.
-pub(super) fn named(backend: &BackendState) -> String {
+/// Returns `pool/backend`.
+pub(super) fn full_name(backend: &BackendState) -> String {
     plain(&format!("{}/{}", backend.pool, backend.name))
 }
 
-fn all(pools: &Pools) -> String {
+fn list_text(pools: &Pools) -> String {
     let backends: Vec<&BackendState> = pools.pools.iter().flat_map(|p| &p.backends).collect();
     let mut text = table(&backends);
     for pool in &pools.pools {
         if let Some(why) = &pool.source_error {
-            let _ = write!(text, "\n{}: {}\n", plain(&pool.name), show::lines(why));
+            let _ = write!(text, "\n{}: {}\n", plain(&pool.name), show::escaped_lines(why));
         }
     }
     text
 }
 
-/// Backends, one a row. Addresses are never cut: where there is no room for a column of them, they are
-/// among the notes.
+/// Formats backends as a table. Addresses are never shortened: if a column for them does not fit, they
+/// are part of the notes.
 pub(super) fn table(backends: &[&BackendState]) -> String {
-    let beside = rows(backends, true);
-    if beside.fits() { beside.text() } else { rows(backends, false).text() }
+    let with_addresses = rows(backends, true);
+    if with_addresses.fits() { with_addresses.text() } else { rows(backends, false).text() }
 }
 
 fn rows(backends: &[&BackendState], with_addresses: bool) -> Table {
@@ -150,7 +151,7 @@ fn rows(backends: &[&BackendState], with_addresses: bool) -> Table {
     ]);
     for backend in backends {
         let address = if backend.address == backend.name { "" } else { &backend.address };
-        let (state, ink) = condition(backend.state);
+        let (state, color) = state_label(backend.state);
         let mut notes = notes(backend);
         if !with_addresses && !address.is_empty() {
             notes.insert(0, format!("at {address}"));
@@ -159,7 +160,7 @@ fn rows(backends: &[&BackendState], with_addresses: bool) -> Table {
             backend.pool.as_str().into(),
             backend.name.as_str().into(),
             if with_addresses { address } else { "" }.into(),
-            Cell::inked(state, ink),
+            Cell::colored(state, color),
             u64::from(backend.weight).into(),
             backend.sessions.into(),
             backend.tunnels.into(),
@@ -170,26 +171,26 @@ fn rows(backends: &[&BackendState], with_addresses: bool) -> Table {
     table
 }
 
-/// A state in words.
-pub(super) fn condition(state: BackendCondition) -> (&'static str, Ink) {
+/// Returns the label and color of a state.
+pub(super) fn state_label(state: BackendCondition) -> (&'static str, Color) {
     match state {
-        BackendCondition::Leaving => ("leaving", Ink::Note),
-        BackendCondition::Drained => ("drained", Ink::Note),
-        BackendCondition::Draining => ("draining", Ink::Note),
-        BackendCondition::Down => ("down", Ink::Bad),
-        BackendCondition::Ejected => ("ejected", Ink::Bad),
-        BackendCondition::SlowStart => ("slow start", Ink::Good),
-        BackendCondition::Up => ("up", Ink::Good),
+        BackendCondition::Leaving => ("leaving", Color::Warning),
+        BackendCondition::Drained => ("drained", Color::Warning),
+        BackendCondition::Draining => ("draining", Color::Warning),
+        BackendCondition::Down => ("down", Color::Bad),
+        BackendCondition::Ejected => ("ejected", Color::Bad),
+        BackendCondition::SlowStart => ("slow start", Color::Good),
+        BackendCondition::Up => ("up", Color::Good),
     }
 }
 
-/// What the columns do not say: where it is from, unless from the file, and what its state means.
+/// Returns notes on the origin and state of a backend.
 fn notes(backend: &BackendState) -> Vec<String> {
     let mut parts = Vec::new();
     match backend.origin {
         BackendOrigin::Configured => {}
         BackendOrigin::Discovered => parts.push("from discovery".to_owned()),
-        BackendOrigin::Added => parts.push("added by order, until restart".to_owned()),
+        BackendOrigin::Added => parts.push("added by a command until restart".to_owned()),
     }
     let since = show::seconds(show::unix_now() - backend.since);
     match (backend.state, &backend.reason) {
@@ -209,7 +210,7 @@ fn notes(backend: &BackendState) -> Vec<String> {
         parts.push(format!("up for {since}; last failed check {ago} ago: {}", failure.reason));
     }
     if let Some(other) = &backend.goes_on_as {
-        parts.push(format!("goes on as {other}"));
+        parts.push(format!("sessions continue as {other}"));
     }
     if let Some(drain) = &backend.drain {
         parts.push(show::drain(drain));
@@ -243,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backend_that_is_down_says_why_and_for_how_long() {
+    fn notes_of_a_backend_that_is_down_have_reason_and_duration() {
         let reason = "HTTP probe GET /healthz: expected 2xx, got 404".to_owned();
         let since = show::unix_now() - 125.0;
         let failure = CheckFailureInfo { at: show::unix_now() - 59.5, reason: reason.clone() };
@@ -260,8 +261,8 @@ mod tests {
     }
 
     #[test]
-    fn a_backend_that_has_left_says_where_its_sessions_go_on() {
-        let left = BackendState {
+    fn notes_of_a_removed_backend_name_where_its_sessions_continue() {
+        let removed = BackendState {
             state: BackendCondition::Leaving,
             goes_on_as: Some("green/blue".to_owned()),
             drain: Some(DrainState {
@@ -273,12 +274,13 @@ mod tests {
             }),
             ..backend()
         };
-        let said = ["goes on as green/blue", "2 sessions (2 tunnels) left, no deadline"];
-        assert_eq!(notes(&left), said);
+        let expected =
+            ["sessions continue as green/blue", "2 sessions (2 tunnels) left, no deadline"];
+        assert_eq!(notes(&removed), expected);
     }
 
     #[test]
-    fn a_full_row_fits_a_terminal() {
+    fn the_widest_row_fits_80_columns() {
         let full = BackendState {
             pool: "a-pool-with-a-long-name".to_owned(),
             name: "a-backend-with-a-long-name-17".to_owned(),

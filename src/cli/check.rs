@@ -1,6 +1,6 @@
-//! `moorline check FILE`: every error and warning of a configuration at once, without starting anything.
+//! `moorline check FILE`: reports all errors and warnings of a configuration without starting the proxy.
 //!
-//! It is what `run` and a reload do first, never a second opinion.
+//! Uses the same code as `run` and a reload.
 
 use std::{
     collections::BTreeSet,
@@ -18,16 +18,16 @@ use crate::config::{
     warnings::{self, Environment, Warning},
 };
 
-/// Deadline of a look-up.
-const LOOK_UP_WITHIN: Duration = Duration::from_secs(3);
-/// Most names that are looked up.
-const MOST_NAMES: usize = 1_000;
+/// Deadline of a DNS lookup.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(3);
+/// Maximum number of names that are looked up.
+const MAX_NAMES: usize = 1_000;
 
 /// Arguments of `check`.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
-Errors keep the file from being used, warnings do not. Exit code 0: no error; with --strict, no warning \
-either.
+A file with errors cannot be used; a file with warnings can. Exit code 0: no error; with --strict, no \
+warning either.
 
 Examples:
   moorline check moorline.toml
@@ -43,8 +43,8 @@ pub struct Args {
 }
 
 impl Args {
-    /// Checks the file; the verdict goes to standard output, errors and warnings to standard error. Exit
-    /// code 0 where there is no error, else 1.
+    /// Checks the file. Prints the result to standard output, and errors and warnings to standard error.
+    /// Exit code 0 if there is no error, else 1.
     ///
     /// # Errors
     /// Standard input is not UTF-8 text, or a result cannot be written.
@@ -70,37 +70,37 @@ impl Args {
             let Warning { at, message, help } = warning;
             writeln!(io::stderr(), "warning: {message}\n --> {at}\n  = help: {help}\n")?;
         }
-        let verdict = match (warnings.len(), self.strict) {
+        let result = match (warnings.len(), self.strict) {
             (0, _) => "is good",
             (_, false) => "is good, with warnings",
             (_, true) => "has warnings",
         };
-        writeln!(io::stdout(), "{file} {verdict}: {}", summary(&config, warnings.len()))?;
+        writeln!(io::stdout(), "{file} {result}: {}", summary(&config, warnings.len()))?;
         let failed = self.strict && !warnings.is_empty();
         Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
     }
 }
 
-/// Names of backends that do not resolve, with the reason.
+/// Returns names of backends that do not resolve, with the reason.
 async fn unresolved(config: &Config) -> Vec<(String, String)> {
     let backends = config.pools.iter().flat_map(|pool| &pool.backends);
     let named = backends.filter(|backend| backend.address.literal().is_none());
     let names: BTreeSet<String> = named.map(|backend| backend.address.host.clone()).collect();
     let mut lookups = JoinSet::new();
-    for name in names.into_iter().take(MOST_NAMES) {
+    for name in names.into_iter().take(MAX_NAMES) {
         lookups.spawn(async move {
-            let why = match timeout(LOOK_UP_WITHIN, lookup_host((name.as_str(), 0))).await {
+            let reason = match timeout(LOOKUP_TIMEOUT, lookup_host((name.as_str(), 0))).await {
                 Ok(Ok(_)) => return None,
                 Ok(Err(error)) => error.to_string(),
-                Err(_) => format!("no answer within {}s", LOOK_UP_WITHIN.as_secs()),
+                Err(_) => format!("no reply within {}s", LOOKUP_TIMEOUT.as_secs()),
             };
-            Some((name, why))
+            Some((name, reason))
         });
     }
     lookups.join_all().await.into_iter().flatten().collect()
 }
 
-/// How much of everything a configuration has, in one line.
+/// Returns the numbers of listeners, routes, pools, backends and warnings, in one line.
 fn summary(config: &Config, warnings: usize) -> String {
     let backends = config.pools.iter().map(|pool| pool.backends.len()).sum();
     let mut counts = vec![

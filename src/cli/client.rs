@@ -1,5 +1,5 @@
-//! The client of the admin API that the subcommands share: where the process is, one request and its
-//! answer, and a sentence that says what to do where there is none.
+//! The client of the admin API that the subcommands share: it finds the process, sends one request and
+//! reads the reply. Its errors say what to do.
 
 use std::{
     env, fmt,
@@ -26,25 +26,26 @@ pub(super) use super::process::Process;
 use super::{
     files,
     find::{self, FoundSocket},
-    show,
+    process, show,
 };
 use crate::api::ApiError;
 
-/// Deadline of a connection.
-const CONNECT_WITHIN: Duration = Duration::from_secs(5);
-/// Deadline of an answer to an order.
-const ANSWER_WITHIN: Duration = Duration::from_secs(60);
-/// Deadline of an answer to a question: the process has it at hand, but may be reading its
-/// configuration, for up to 10 s, and the first answers of sources, for up to 3 s.
-const SHOW_WITHIN: Duration = Duration::from_secs(20);
-/// Longest answer that is read.
-const LONGEST: usize = 64 << 20;
-/// What stays as it is in a segment of a path: the unreserved characters of RFC 3986.
+/// Deadline of a connection attempt.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Deadline of a reply to a request with a body.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(60);
+/// Deadline of a reply to `GET`. The process may be busy with its configuration for up to 10 s, and
+/// with the first answers of sources for up to 3 s.
+const GET_TIMEOUT: Duration = Duration::from_secs(20);
+/// Maximum size of a reply, in bytes.
+const MAX_REPLY: usize = 64 << 20;
+/// Characters that are encoded in a segment of a path: all but the unreserved ones (RFC 3986, section
+/// 2.3).
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// Where the process is, and how to print what it says.
+/// Options that select the process and the form of the output.
 #[derive(Clone, Debug, clap::Args)]
-#[command(next_help_heading = "Where and how")]
+#[command(next_help_heading = "Process and output")]
 pub struct Access {
     /// The proxy's admin socket [default: $MOORLINE_SOCKET, else the only one of this user]
     #[arg(long, value_name = "PATH", global = true, conflicts_with = "api")]
@@ -55,15 +56,15 @@ pub struct Access {
     /// A file with the token of the admin API over TCP
     #[arg(long, value_name = "FILE", global = true)]
     pub token_file: Option<PathBuf>,
-    /// Print JSON: the API's answer and, as `process`, who gave it
+    /// Print the API's reply as JSON, with the process that sent it as `process`
     #[arg(long, global = true)]
     pub json: bool,
-    /// The socket that was found.
+    /// The socket that was discovered.
     #[arg(skip)]
-    found: OnceLock<PathBuf>,
+    discovered: OnceLock<PathBuf>,
 }
 
-/// What was answered: its meaning, its text, and by which process.
+/// A reply: value, JSON text, and the process that sent it.
 pub(super) struct ApiAnswer<T> {
     pub(super) value: T,
     text: String,
@@ -71,55 +72,55 @@ pub(super) struct ApiAnswer<T> {
 }
 
 impl<T> ApiAnswer<T> {
-    /// Prints the answer itself, or what `words` makes of it; and who gave it.
-    pub(super) fn print(&self, access: &Access, words: impl FnOnce(&T) -> String) {
+    /// Prints the reply, as JSON or as formatted by `format`, and the process that sent it.
+    pub(super) fn print(&self, access: &Access, format: impl FnOnce(&T) -> String) {
         if access.json {
-            show::document(&self.process.signed(&self.text));
+            show::print_json(&self.process.with_process(&self.text));
         } else {
-            let text = words(&self.value);
-            show::out(&format!("{}\n{}", text.trim_end_matches('\n'), self.process.line()));
+            let text = format(&self.value);
+            process::print(text.trim_end_matches('\n'), &self.process);
         }
     }
 }
 
-/// A request without a body.
-pub(super) const NOTHING: Option<&()> = None;
+/// The body of a request without one.
+pub(super) const NO_BODY: Option<&()> = None;
 
-/// A segment of a path that names something.
+/// Encodes a name as a segment of a path.
 pub(super) fn segment(name: &str) -> String {
     utf8_percent_encode(name, SEGMENT).to_string()
 }
 
 impl Access {
-    /// Asks for something.
+    /// Sends a `GET` request.
     ///
     /// # Errors
-    /// A sentence: why the process cannot be reached, or why it refused.
+    /// The process cannot be reached, does not reply in time, or replies with an error.
     pub(super) async fn get<T: DeserializeOwned>(
         &self,
         path: &str,
     ) -> anyhow::Result<ApiAnswer<T>> {
-        self.ask_within(SHOW_WITHIN, Method::GET, path, NOTHING).await
+        self.request_within(GET_TIMEOUT, Method::GET, path, NO_BODY).await
     }
 
-    /// Sends an order or a question with a body.
+    /// Sends a request.
     ///
     /// # Errors
     /// As [`get`](Self::get).
-    pub(super) async fn ask<T: DeserializeOwned>(
+    pub(super) async fn request<T: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,
         body: Option<&impl Serialize>,
     ) -> anyhow::Result<ApiAnswer<T>> {
-        self.ask_within(ANSWER_WITHIN, method, path, body).await
+        self.request_within(REPLY_TIMEOUT, method, path, body).await
     }
 
-    /// The same with another deadline.
+    /// Sends a request with a deadline for the reply.
     ///
     /// # Errors
     /// As [`get`](Self::get).
-    pub(super) async fn ask_within<T: DeserializeOwned>(
+    pub(super) async fn request_within<T: DeserializeOwned>(
         &self,
         deadline: Duration,
         method: Method,
@@ -128,32 +129,32 @@ impl Access {
     ) -> anyhow::Result<ApiAnswer<T>> {
         let Reply { status, text, process } = self.exchange(deadline, method, path, body).await?;
         if !status.is_success() {
-            return Err(self.refused(status, &text, &process));
+            return Err(self.error_reply(status, &text, &process));
         }
         match serde_json::from_str(&text) {
             Ok(value) => Ok(ApiAnswer { value, text, process }),
             Err(error) => Err(anyhow!(
-                "the answer cannot be read ({error}); is the process of another version of Moorline?\n{}",
+                "cannot read the reply ({error}); is the process of another version of Moorline?\n{}",
                 process.line()
             )),
         }
     }
 
-    /// The server's own sentence and whose it is; for scripts, its JSON as well.
-    fn refused(&self, status: StatusCode, text: &str, process: &Process) -> anyhow::Error {
+    /// Converts an error reply to an error that names the process. With `--json`, also prints the reply.
+    fn error_reply(&self, status: StatusCode, text: &str, process: &Process) -> anyhow::Error {
         match serde_json::from_str::<ApiError>(text) {
-            Ok(refusal) => {
+            Ok(reply) => {
                 if self.json {
-                    show::document(&process.signed(text));
+                    show::print_json(&process.with_process(text));
                 }
                 if status == StatusCode::UNAUTHORIZED {
-                    // Without the token, the process does not say which one it is.
-                    return anyhow!("{}: {}", process.at, show::lines(&refusal.error));
+                    // The process does not identify itself to a client without the token.
+                    return anyhow!("{}: {}", process.at, show::escaped_lines(&reply.error));
                 }
-                anyhow!("{}\n{}", show::lines(&refusal.error), process.line())
+                anyhow!("{}\n{}", show::escaped_lines(&reply.error), process.line())
             }
             Err(_) => {
-                anyhow!("{} answered with {status}: it is not Moorline's admin API", process.at)
+                anyhow!("{} replied with {status}: this is not Moorline's admin API", process.at)
             }
         }
     }
@@ -187,30 +188,30 @@ impl Access {
                     )?;
                 send(stream, request, format!("http://{authority}"), None).await
             } else {
-                let (FoundSocket { stream, user }, path) = self.unix().await?;
+                let (FoundSocket { stream, user }, path) = self.connect_unix().await?;
                 let request = request.header(header::HOST, "localhost").body(body)?;
                 send(stream, request, path.display().to_string(), user).await
             }
         };
-        timeout(deadline, exchange).await.unwrap_or_else(|_| bail!(self.silence(deadline)))
+        timeout(deadline, exchange).await.unwrap_or_else(|_| bail!(self.no_reply(deadline)))
     }
 
-    /// What to say of a process that does not answer.
-    fn silence(&self, deadline: Duration) -> String {
-        let socket = self.socket.as_ref().or(self.found.get());
+    /// Returns the message for a process that does not reply.
+    fn no_reply(&self, deadline: Duration) -> String {
+        let socket = self.socket.as_ref().or(self.discovered.get());
         let at = match (&self.api, socket) {
             (Some(authority), _) => format!(" at http://{authority}"),
             (None, Some(path)) => format!(" at {}", path.display()),
             (None, None) => String::new(),
         };
         format!(
-            "the process{at} did not answer within {}; it may be stopped (state T in `ps`; `kill -CONT PID` \
+            "the process{at} did not reply within {}; it may be stopped (state T in `ps`; `kill -CONT PID` \
              continues it) or overloaded: see its log",
             show::seconds(deadline.as_secs_f64())
         )
     }
 
-    /// The token of the API over TCP.
+    /// Reads the token of the API over TCP.
     fn token(&self) -> anyhow::Result<String> {
         let token = match &self.token_file {
             Some(file) => files::text(file)?,
@@ -225,20 +226,20 @@ impl Access {
         }
     }
 
-    /// The socket of the process, and a connection to it.
-    async fn unix(&self) -> anyhow::Result<(FoundSocket, PathBuf)> {
+    /// Connects to the unix socket of the process. Returns the connection and the path.
+    async fn connect_unix(&self) -> anyhow::Result<(FoundSocket, PathBuf)> {
         let given = self.socket.clone().or_else(|| {
             env::var_os("MOORLINE_SOCKET").filter(|path| !path.is_empty()).map(PathBuf::from)
         });
-        let path = match given.or_else(|| self.found.get().cloned()) {
+        let path = match given.or_else(|| self.discovered.get().cloned()) {
             Some(path) => path,
             None => {
-                let path = find::only().await?;
-                // One command speaks to one process, however often it asks.
-                self.found.get_or_init(|| path).clone()
+                let path = find::only_socket().await?;
+                // All requests of a command go to the same process.
+                self.discovered.get_or_init(|| path).clone()
             }
         };
-        Ok((find::named(&path).await?, path))
+        Ok((find::connect(&path).await?, path))
     }
 }
 
@@ -246,35 +247,35 @@ async fn tcp(authority: &Authority) -> anyhow::Result<TcpStream> {
     let host = authority.host().trim_start_matches('[').trim_end_matches(']');
     let port = authority.port_u16().unwrap_or(80);
     let help = "check `admin.listen` of the process's configuration and the firewall";
-    match timeout(CONNECT_WITHIN, TcpStream::connect((host, port))).await {
+    match timeout(CONNECT_TIMEOUT, TcpStream::connect((host, port))).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => Err(anyhow!("cannot connect to {authority}: {error}; {help}")),
         Err(_) => {
-            let within = show::seconds(CONNECT_WITHIN.as_secs_f64());
-            Err(anyhow!("cannot connect to {authority}: no answer within {within}; {help}"))
+            let within = show::seconds(CONNECT_TIMEOUT.as_secs_f64());
+            Err(anyhow!("cannot connect to {authority}: no reply within {within}; {help}"))
         }
     }
 }
 
-/// Asks the process behind a socket who it is.
+/// Returns the process that listens on a socket.
 ///
 /// # Errors
-/// It cannot be reached, or breaks off.
+/// The process cannot be reached, or closes the connection.
 pub(super) async fn identify(path: &Path) -> anyhow::Result<Process> {
-    let FoundSocket { stream, user } = find::named(path).await?;
+    let FoundSocket { stream, user } = find::connect(path).await?;
     let request = Request::get("/v1").header(header::HOST, "localhost").body(Full::default())?;
-    let asking = send(stream, request, path.display().to_string(), user);
-    Ok(timeout(CONNECT_WITHIN, asking).await??.process)
+    let reply = send(stream, request, path.display().to_string(), user);
+    Ok(timeout(CONNECT_TIMEOUT, reply).await??.process)
 }
 
-/// What came back.
+/// A reply that is not parsed yet.
 struct Reply {
     status: StatusCode,
     text: String,
     process: Process,
 }
 
-/// One request on a connection of its own; `at` and `user` say whose.
+/// Sends one request on a new connection. `at` and `user` describe the process.
 async fn send<S>(
     stream: S,
     request: Request<Full<Bytes>>,
@@ -284,19 +285,18 @@ async fn send<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let broken =
-        format!("the process closed the connection before it answered ({at}); see its log");
+    let broken = format!("the process closed the connection before it replied ({at}); see its log");
     let (mut sender, connection) =
         http1::handshake(TokioIo::new(stream)).await.with_context(|| broken.clone())?;
-    // Ends with the answer; what goes wrong is reported by the sender as well.
+    // The sender also reports the errors of the connection.
     let connection = tokio::spawn(connection);
     let response = sender.send_request(request).await.with_context(|| broken.clone())?;
     let status = response.status();
-    let process = Process::of(response.headers(), at, user);
-    let body = Limited::new(response.into_body(), LONGEST).collect().await;
+    let process = Process::from_headers(response.headers(), at, user);
+    let body = Limited::new(response.into_body(), MAX_REPLY).collect().await;
     connection.abort();
     let body = body.map_err(|error| anyhow!("{broken}: {error}"))?.to_bytes();
-    let text = String::from_utf8(body.into()).context("the answer is not UTF-8")?;
+    let text = String::from_utf8(body.into()).context("the reply is not UTF-8")?;
     Ok(Reply { status, text, process })
 }
 
@@ -341,7 +341,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_url_is_a_host_and_a_port() {
+    fn api_urls_have_only_a_host_and_a_port() {
         assert_eq!(authority("http://10.0.0.1:9091").unwrap().as_str(), "10.0.0.1:9091");
         assert_eq!(authority("http://[::1]:9091/").unwrap().port_u16(), Some(9091));
         for bad in ["10.0.0.1:9091", "https://x", "http://x/v1", "http://u@x", "http://", "x y"] {
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn a_segment_hides_what_has_a_meaning() {
+    fn reserved_characters_are_encoded_in_a_segment() {
         assert_eq!(segment("[::1]:3000"), "%5B%3A%3A1%5D%3A3000");
         assert_eq!(segment("a/b?ä"), "a%2Fb%3F%C3%A4");
         assert_eq!(segment("blue-2.x_y~"), "blue-2.x_y~");

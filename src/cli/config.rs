@@ -1,4 +1,5 @@
-//! `moorline config`: what the running process runs by, orders and discovery included.
+//! `moorline config`: shows the effective configuration of the running process, including commands and
+//! discovery.
 
 use std::process::ExitCode;
 
@@ -15,19 +16,19 @@ Examples:
   moorline config
   moorline config --json | jq .pools")]
 pub struct Args {
-    /// Where the process is.
+    /// Access to the process.
     #[command(flatten)]
     pub access: Access,
 }
 
 impl Args {
-    /// Asks and prints.
+    /// Sends the request and prints the reply.
     ///
     /// # Errors
-    /// A sentence: why there is no answer.
+    /// The process cannot be reached or does not reply.
     pub async fn run(self) -> anyhow::Result<ExitCode> {
-        let answer = self.access.get::<Value>("/v1/config").await?;
-        answer.print(&self.access, |config| show::lines(&format!("{config:#}")));
+        let reply = self.access.get::<Value>("/v1/config").await?;
+        reply.print(&self.access, |config| show::escaped_lines(&format!("{config:#}")));
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -1,4 +1,4 @@
-//! Times as they are typed: a length, or a time of day by the local clock.
+//! Deadlines on the command line: a duration, or a local time.
 
 use std::{fmt, time::Duration};
 
@@ -45,10 +45,10 @@ pub(super) fn time(typed: &str) -> Result<Time, InvalidTime> {
     Time::strptime(format, typed).map_err(|_| InvalidTime::TimeOfDay)
 }
 
-/// From now to the next time that the local clock shows this one.
+/// Returns the time until the local clock next shows `time`.
 ///
 /// # Errors
-/// Where the calendar ends.
+/// The date is out of range.
 pub(super) fn until(time: Time) -> anyhow::Result<Duration> {
     from(&ZonedDateTime::now(), time)
 }
@@ -56,7 +56,7 @@ pub(super) fn until(time: Time) -> anyhow::Result<Duration> {
 fn from(now: &ZonedDateTime, time: Time) -> anyhow::Result<Duration> {
     let mut then = now.with().time(time).build()?;
     if then <= *now {
-        // A day, not 24 hours: clocks are turned.
+        // A calendar day, which is not always 24 hours, because of daylight saving time.
         then = now.tomorrow()?.with().time(time).build()?;
     }
     Ok(Duration::try_from(now.duration_until(&then))?)
@@ -73,14 +73,14 @@ mod tests {
     }
 
     #[test]
-    fn a_time_that_has_passed_is_tomorrows() {
+    fn a_time_that_has_passed_is_tomorrow() {
         assert_eq!(minutes("2026-11-20T13:00:00", "14:05"), 65);
         assert_eq!(minutes("2026-11-20T14:05:00", "14:05"), 24 * 60);
         assert_eq!(minutes("2026-12-31T23:59:00", "00:00"), 1);
     }
 
     #[test]
-    fn what_is_no_time_is_refused() {
+    fn invalid_times_are_rejected() {
         for bad in ["", "14", "25:00", "14:60", "14:05:61", "2pm", "14:05 ", "-1:00"] {
             assert!(time(bad).is_err(), "{bad}");
         }
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn lengths() {
+    fn durations_are_parsed() {
         assert_eq!(length("1h 30m").unwrap(), Duration::from_secs(5400));
         for bad in ["", "5", "-1s", "five", "401d"] {
             assert!(length(bad).is_err(), "{bad}");

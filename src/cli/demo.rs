@@ -1,7 +1,7 @@
-//! `moorline demo`: the proxy before embedded Socket.IO nodes, with nothing to configure.
+//! `moorline demo`: the proxy with embedded Socket.IO nodes, without a configuration file.
 //!
-//! Owns the demo's configuration and its messages. The nodes are ordinary backends to the proxy,
-//! and the session cookie is off, so that everything the page shows is done by session ids alone.
+//! The nodes are ordinary backends of the proxy. The affinity cookie is off, so that affinity uses
+//! session ids only.
 
 mod control;
 
@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use self::control::Control;
+use self::control::DemoControl;
 use super::{
     flags, number,
     serve::{Service, serve},
@@ -34,49 +34,49 @@ use crate::{
     },
 };
 
-/// The nodes' names, in order; the page has a signal flag for each.
+/// Names of the nodes, in order; the page has a signal flag for each.
 const NAMES: [&str; 8] = ["alfa", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel"];
-/// The pool that the chat goes through.
+/// Pool of the chat.
 const POOL: &str = "demo";
-/// The same nodes without affinity, for the page's switch.
+/// Pool of the same nodes without affinity, for the switch of the page.
 const PLAIN: &str = "plain";
-/// Often enough that a demo never waits for a probe.
-const PROBE_EVERY: Duration = Duration::from_millis(500);
-/// Nobody has anything to lose in a demo: Ctrl-C ends it soon.
+/// Interval of health checks; short, so that the page quickly shows that a node is down.
+const PROBE_INTERVAL: Duration = Duration::from_millis(500);
+/// Deadline of the shutdown; short, so that Ctrl-C ends the demo quickly.
 const DRAIN: Duration = Duration::from_secs(1);
 
 /// Arguments of `moorline demo`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
-    /// Address to serve the chat on over TLS, with a certificate made for this run
+    /// Address to serve the chat on over TLS, with a certificate that is created for this run
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8443", value_parser = flags::listen)]
     pub listen_tls: SocketAddr,
-    /// Address whose plain HTTP is redirected there
+    /// Address of plain HTTP, which is redirected to --listen-tls
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", value_parser = flags::listen)]
     pub listen: SocketAddr,
     /// Path of the admin API's unix socket, or `off`
     #[arg(long, value_name = "PATH", help = flags::admin_socket_help(), value_parser = flags::admin_socket)]
     pub admin_socket: Option<AdminSocket>,
-    /// How many Socket.IO nodes to start, 1 to 8
+    /// Number of Socket.IO nodes to start, 1 to 8
     #[arg(long, value_name = "N", default_value_t = 3, allow_negative_numbers = true, value_parser = number::within(1_u8, 8))]
     pub nodes: u8,
 }
 
-/// Why the demo could not start. The text is a sentence for the user.
+/// Why the demo cannot start.
 #[derive(Debug)]
 pub enum DemoError {
-    /// An address cannot be listened on.
+    /// Cannot listen on an address.
     Listen {
-        /// The address asked for.
+        /// The address.
         address: SocketAddr,
         /// The flag that changes it.
         flag: &'static str,
-        /// What the operating system said.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// The nodes did not start.
+    /// The nodes cannot start.
     Nodes(io::Error),
-    /// No certificate could be made.
+    /// The certificate cannot be created.
     Certificate(SelfSignedError),
 }
 
@@ -90,7 +90,7 @@ impl fmt::Display for DemoError {
                 f,
                 "cannot start the Socket.IO nodes on the loopback: {error}; try fewer with --nodes"
             ),
-            Self::Certificate(error) => write!(f, "cannot make a certificate: {error}"),
+            Self::Certificate(error) => write!(f, "cannot create a certificate: {error}"),
         }
     }
 }
@@ -104,35 +104,34 @@ impl Error for DemoError {
     }
 }
 
-/// A demo that is ready to be served: the nodes run, the proxy does not.
+/// A prepared demo: the nodes run, the proxy does not run yet.
 #[derive(Debug)]
 pub struct Demo {
     /// The proxy's configuration.
     pub config: Config,
-    /// The nodes that it names as backends; they stop when this is dropped.
+    /// The nodes, which are the backends; they stop when this value is dropped.
     pub nodes: Nodes,
-    /// What to tell the user once the proxy listens; several lines.
+    /// Text that is printed when the proxy listens; several lines.
     pub greeting: String,
 }
 
-/// Runs the demo until it is told to stop.
+/// Runs the demo until a signal stops the process.
 ///
 /// # Errors
-/// An address that is taken, with the flag that names another; nodes or a certificate that cannot be
-/// made.
+/// An address is in use, or nodes or certificate cannot be created. The text names the flag to change.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let demo = prepare(&args).await?;
     let Demo { config, nodes, greeting } = demo;
     let nodes = Arc::new(nodes);
-    let (ordered, in_force) = (Arc::clone(&nodes), config.clone());
+    let (controlled, current) = (Arc::clone(&nodes), config.clone());
     let first = NAMES[0];
     let begin = move |running: &RunningProcess| {
-        let (operator, remote) = (running.operator().clone(), running.remote());
+        let (control_handle, remote) = (running.operator().clone(), running.remote());
         let socket = running.socket().map(PathBuf::from);
         let drain = socket.as_deref().map(|socket| control::drain_command(first, socket));
-        if let Some(orders) = ordered.orders() {
-            let control = Control::new(operator, remote, ordered, in_force, socket);
-            tokio::spawn(control.run(orders));
+        if let Some(requests) = controlled.requests() {
+            let actions = DemoControl::new(control_handle, remote, controlled, current, socket);
+            tokio::spawn(actions.run(requests));
         }
         match drain {
             Some(drain) => format!("{greeting}\nDrain a node and watch the page:\n  {drain}"),
@@ -143,20 +142,20 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         load: || Ok(config),
         file: None,
         greeting: Some(Box::new(begin)),
-        stays: Some("the demo's nodes live in this process: it cannot be handed over to another"),
+        stays: Some("the demo cannot be upgraded, because its nodes run in the same process"),
     };
     let code = serve(service).await;
     drop(nodes);
     code
 }
 
-/// Starts the nodes and makes the configuration for them.
+/// Starts the nodes and creates the configuration.
 ///
 /// # Errors
 ///
-/// Where an address is taken, and where the nodes or the certificate cannot be made.
+/// An address is in use, or the nodes or the certificate cannot be created.
 pub async fn prepare(args: &Args) -> Result<Demo, DemoError> {
-    let args = settle(args)?;
+    let args = with_real_ports(args)?;
     let names = &NAMES[..usize::from(args.nodes).min(NAMES.len())];
     let nodes = Nodes::start(names).await.map_err(DemoError::Nodes)?;
     let certificate = tls::self_signed(&certificate_names(args.listen_tls.ip()))
@@ -169,24 +168,24 @@ pub async fn prepare(args: &Args) -> Result<Demo, DemoError> {
     })
 }
 
-/// Real addresses for those asked for: port 0 becomes a free port.
+/// Replaces port 0 by a free port.
 ///
-/// The redirect names the port of the other listener, so both must be known before either is bound
-/// for good; binding them here also tells which flag to change where one is taken.
-fn settle(args: &Args) -> Result<Args, DemoError> {
+/// The redirect needs the port of the TLS listener before the proxy binds it. Binding both addresses here
+/// also shows which flag to change if an address is in use.
+fn with_real_ports(args: &Args) -> Result<Args, DemoError> {
     let bind = |address, flag| {
-        let fault = |source| DemoError::Listen { address, flag, source };
-        let socket = listener::bind_one(address).map_err(fault)?;
-        let real = socket.local_addr().map_err(fault)?;
+        let error = |source| DemoError::Listen { address, flag, source };
+        let socket = listener::bind_one(address).map_err(error)?;
+        let real = socket.local_addr().map_err(error)?;
         Ok((socket, real))
     };
-    // Both are held until both are known: the same port twice is a clash too.
+    // Both sockets stay bound until the end, so that a port that is used twice is an error.
     let (_tls, listen_tls) = bind(args.listen_tls, "--listen-tls")?;
     let (_plain, listen) = bind(args.listen, "--listen")?;
     Ok(Args { listen_tls, listen, ..args.clone() })
 }
 
-/// The demo's configuration; `args` must be settled.
+/// Creates the demo's configuration; `args` must have real ports.
 fn config(args: &Args, certificate: Certificate, nodes: &[(&str, SocketAddr)]) -> Config {
     let tls = TlsConfig::new(CertificateSource::Given(vec![certificate]));
     let chat = ListenerConfig::new("chat", vec![args.listen_tls], ListenerProtocol::Https(tls));
@@ -196,8 +195,11 @@ fn config(args: &Args, certificate: Certificate, nodes: &[(&str, SocketAddr)]) -
 
     let backends: Vec<_> = nodes.iter().map(|&(name, at)| backend(name, at)).collect();
     let mut pool = PoolConfig::new(POOL, backends.clone());
-    pool.health =
-        HealthConfig { probe: ProbeConfig::Tcp, interval: PROBE_EVERY, ..HealthConfig::default() };
+    pool.health = HealthConfig {
+        probe: ProbeConfig::Tcp,
+        interval: PROBE_INTERVAL,
+        ..HealthConfig::default()
+    };
     pool.sticky.cookie = None;
     pool.drain = DrainConfig { within: control::WITHIN, spread: control::SPREAD };
     let mut plain = PoolConfig { name: PLAIN.to_owned(), ..pool.clone() };
@@ -215,20 +217,20 @@ fn config(args: &Args, certificate: Certificate, nodes: &[(&str, SocketAddr)]) -
         listeners: Vec::new(),
         error_pages: None,
     });
-    // What happens is on the page; the terminal keeps the addresses in sight.
+    // The page shows the requests; access-log lines would hide the addresses on the terminal.
     config.access_log = AccessLogConfig::Off;
     config.drain = DrainConfig::within(DRAIN);
     config.admin.socket = args.admin_socket.clone().unwrap_or_default();
     config
 }
 
-/// A node as the proxy sees it.
+/// Returns a node as a backend.
 fn backend(name: &str, at: SocketAddr) -> BackendConfig {
     let address = Address { host: at.ip().to_string(), port: at.port() };
     BackendConfig { name: name.to_owned(), address, weight: 1 }
 }
 
-/// Names and addresses that the certificate is for: the loopback's, and the one listened on.
+/// Names and addresses of the certificate: the loopback's and the listening address.
 fn certificate_names(listen: IpAddr) -> Vec<String> {
     let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
     let own = listen.to_string();
@@ -238,7 +240,7 @@ fn certificate_names(listen: IpAddr) -> Vec<String> {
     names
 }
 
-/// What the terminal shows once the chat is up.
+/// Returns the text that is printed when the proxy listens.
 fn greeting(listen_tls: SocketAddr, nodes: &[(&str, SocketAddr)]) -> String {
     let mut open = listen_tls;
     if open.ip().is_unspecified() {
@@ -247,9 +249,9 @@ fn greeting(listen_tls: SocketAddr, nodes: &[(&str, SocketAddr)]) -> String {
     let nodes: String = nodes.iter().map(|(name, at)| format!("node {name} on {at}\n")).collect();
     format!(
         "{nodes}\n\
-         Open https://{open}/ and accept the certificate, which was made for this run.\n\
+         Open https://{open}/ and accept the certificate, which was created for this run.\n\
          Open a second user from the page: the two users are on different nodes and see each other's messages.\n\
-         Drain, kill or replace a node, reload, or switch affinity off, and watch what happens to the sessions."
+         Drain, kill or replace a node, reload, or switch affinity off, and watch the sessions."
     )
 }
 
@@ -266,7 +268,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn free_ports_become_real_ones_and_the_redirect_names_the_right_one() {
+    async fn port_0_becomes_a_free_port_and_the_redirect_uses_it() {
         let demo = prepare(&args(any(), any())).await.unwrap();
         let [chat, redirect] = &demo.config.listeners[..] else { panic!("two listeners") };
         assert!(matches!(chat.protocol, ListenerProtocol::Https(_)));
@@ -288,23 +290,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_taken_address_is_named_with_the_flag_that_changes_it() {
+    async fn an_address_in_use_is_reported_with_its_flag() {
         let taken = listener::bind_one(any()).unwrap();
         let address = taken.local_addr().unwrap();
         for (args, flag) in
             [(args(address, any()), "--listen-tls"), (args(any(), address), "--listen")]
         {
-            let fault = prepare(&args).await.unwrap_err().to_string();
-            let wanted = format!("{flag}: cannot listen on {address}: process ");
-            assert!(fault.starts_with(&wanted), "{fault}");
+            let error = prepare(&args).await.unwrap_err().to_string();
+            let expected = format!("{flag}: cannot listen on {address}: process ");
+            assert!(error.starts_with(&expected), "{error}");
         }
     }
 
     #[tokio::test]
-    async fn the_same_address_twice_is_a_clash() {
+    async fn the_same_address_for_both_listeners_is_an_error() {
         let free = listener::bind_one(any()).unwrap().local_addr().unwrap();
-        let fault = prepare(&args(free, free)).await.unwrap_err().to_string();
-        assert!(fault.starts_with("--listen: "), "{fault}");
+        let error = prepare(&args(free, free)).await.unwrap_err().to_string();
+        assert!(error.starts_with("--listen: "), "{error}");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! `moorline explain URL`: who would serve a request, and by which rule.
+//! `moorline explain URL`: shows which backend would get a request, and by which rule.
 
 use std::{fmt::Write as _, net::IpAddr, process::ExitCode};
 
@@ -7,15 +7,15 @@ use http::Method;
 use super::{
     client::Access,
     flags,
-    show::{Ink, paint, plain},
+    show::{Color, paint, plain},
 };
 use crate::api::{ExplainRequest, Explanation};
 
 /// Arguments of `explain`.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
-The running process answers for this moment. No request is sent to a backend and no session is \
-remembered. The access log has the same rule in `chosen_by`.
+The explanation uses the current state of the running process. No request is sent to a backend and no \
+session is created. The access log has the same rule in `chosen_by`.
 
 Examples:
   moorline explain 'https://chat.example.com/socket.io/?EIO=4&transport=polling'
@@ -23,7 +23,7 @@ Examples:
       --cookie 'moorline-chat=…' --client 192.0.2.7")]
 pub struct Args {
     /// The request's URL, `https://HOST[:PORT]/PATH?QUERY`; `tcp://HOST:PORT` or `tls://NAME:PORT` for a
-    /// stream of layer 4
+    /// layer-4 stream
     pub url: String,
     /// The method [default: GET]
     #[arg(long)]
@@ -40,18 +40,18 @@ pub struct Args {
     /// The request is a WebSocket upgrade; implied by `transport=websocket` in the query of a GET
     #[arg(long)]
     pub upgrade: bool,
-    /// Where the process is.
+    /// Access to the process.
     #[command(flatten)]
     pub access: Access,
 }
 
 impl Args {
-    /// Asks and prints.
+    /// Sends the request and prints the reply.
     ///
     /// # Errors
-    /// A sentence: why there is no answer, or what is wrong with the URL.
+    /// The process cannot be reached, or the URL is invalid.
     pub async fn run(self) -> anyhow::Result<ExitCode> {
-        let order = ExplainRequest {
+        let request = ExplainRequest {
             url: self.url,
             method: self.method,
             cookie: self.cookie,
@@ -59,15 +59,15 @@ impl Args {
             user_agent: self.user_agent,
             upgrade: self.upgrade,
         };
-        let answer = self.access.ask(Method::POST, "/v1/explain", Some(&order)).await?;
-        answer.print(&self.access, words);
+        let reply = self.access.request(Method::POST, "/v1/explain", Some(&request)).await?;
+        reply.print(&self.access, text);
         Ok(ExitCode::SUCCESS)
     }
 }
 
-fn words(explanation: &Explanation) -> String {
+fn text(explanation: &Explanation) -> String {
     let mut text = String::new();
-    let status = explanation.status.map(|status| format!("{status}, by the proxy itself"));
+    let status = explanation.status.map(|status| format!("{status}, sent by the proxy itself"));
     let parts = [
         ("listener", explanation.listener.as_deref()),
         ("route", explanation.route.as_deref()),
@@ -75,11 +75,11 @@ fn words(explanation: &Explanation) -> String {
         ("backend", explanation.backend.as_deref()),
         ("chosen by", Some(explanation.chosen_by.as_str()).filter(|rule| !rule.is_empty())),
     ];
-    // A backend's status is not known here.
+    // The status of a backend's reply is not known.
     let status = status.as_deref().map(|status| ("status", Some(status)));
     for (name, part) in parts.into_iter().chain(status) {
-        // Padded before it is painted: colours take no room.
-        let name = paint(&format!("{name:<11}"), Ink::Head);
+        // Padded before colors are added, because escape sequences have no width.
+        let name = paint(&format!("{name:<11}"), Color::Heading);
         let _ = match part {
             Some(part) => writeln!(text, "{name}{}", plain(part)),
             None => writeln!(text, "{name}–"),

@@ -1,4 +1,4 @@
-//! Files that a command reads itself.
+//! Files and standard input that commands read.
 
 use std::{
     io::{self, Read as _},
@@ -9,30 +9,30 @@ use anyhow::anyhow;
 
 use crate::config;
 
-/// Name of a file argument that stands for standard input or standard output.
+/// File argument that means standard input or standard output.
 pub(super) const STANDARD_INPUT: &str = "-";
 
-/// Largest text that is read from standard input, in bytes: as for a file.
-const LARGEST_INPUT: u64 = 8 << 20;
+/// Maximum size of standard input, in bytes; equal to that of a file.
+const MAX_INPUT: u64 = 8 << 20;
 
-/// The text of standard input.
+/// Reads standard input.
 ///
 /// # Errors
 /// Standard input cannot be read, is longer than 8 MiB or is not UTF-8 text.
 pub(super) fn standard_input() -> io::Result<String> {
     let mut bytes = Vec::new();
-    io::stdin().take(LARGEST_INPUT + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > LARGEST_INPUT {
+    io::stdin().take(MAX_INPUT + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_INPUT {
         return Err(io::Error::other("standard input has more than 8 MiB; give a configuration"));
     }
     String::from_utf8(bytes)
         .map_err(|_| io::Error::other("standard input is not UTF-8 text; encode it as UTF-8"))
 }
 
-/// The text of a file.
+/// Reads a file.
 ///
 /// # Errors
-/// A sentence: which file cannot be read, why, and what to do.
+/// The file cannot be read; the text names it and says what to do.
 pub(super) fn text(path: &Path) -> anyhow::Result<String> {
     let utf8 = |bytes| String::from_utf8(bytes).map_err(|_| io::ErrorKind::InvalidData.into());
     let text = config::file_bytes(path).and_then(utf8);
@@ -40,16 +40,17 @@ pub(super) fn text(path: &Path) -> anyhow::Result<String> {
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> String {
-    let why = match error.kind() {
-        io::ErrorKind::NotFound => "there is no such file; check the path".to_owned(),
+    let reason = match error.kind() {
+        io::ErrorKind::NotFound => "the file does not exist; check the path".to_owned(),
         io::ErrorKind::PermissionDenied => {
-            "permission denied; run the command as a user who can read it, or with sudo".to_owned()
+            "permission denied; run the command as a user with read permission, or with sudo"
+                .to_owned()
         }
         io::ErrorKind::IsADirectory => "it is a folder; name a file in it".to_owned(),
         io::ErrorKind::InvalidData => "it is not UTF-8 text; save it as UTF-8".to_owned(),
         _ => error.to_string(),
     };
-    format!("cannot read {}: {why}", path.display())
+    format!("cannot read {}: {reason}", path.display())
 }
 
 #[cfg(test)]
@@ -59,19 +60,19 @@ mod tests {
     #[test]
     fn a_file_that_cannot_be_read_is_named_with_advice() {
         let folder = tempfile::tempdir().unwrap();
-        let said = |path: &Path| text(path).unwrap_err().to_string();
+        let message = |path: &Path| text(path).unwrap_err().to_string();
         let absent = folder.path().join("none.toml");
-        let wanted = "none.toml: there is no such file; check the path";
-        assert!(said(&absent).ends_with(wanted), "{}", said(&absent));
-        assert!(said(folder.path()).ends_with("it is a folder; name a file in it"));
+        let expected = "none.toml: the file does not exist; check the path";
+        assert!(message(&absent).ends_with(expected), "{}", message(&absent));
+        assert!(message(folder.path()).ends_with("it is a folder; name a file in it"));
     }
 
     #[test]
-    fn a_pipe_that_nobody_writes_to_is_given_up() {
+    fn reading_a_pipe_without_a_writer_times_out() {
         let folder = tempfile::tempdir().unwrap();
         let pipe = folder.path().join("pipe");
         assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-        let said = text(&pipe).unwrap_err().to_string();
-        assert!(said.contains("nothing was written to it"), "{said}");
+        let message = text(&pipe).unwrap_err().to_string();
+        assert!(message.contains("nothing was written to it"), "{message}");
     }
 }

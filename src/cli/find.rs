@@ -1,7 +1,7 @@
-//! Which process a command is for: the one whose socket is named, else the only one of this user.
+//! Finds the admin socket of a command: the socket of `--socket`, else the only one of this user.
 //!
-//! Nothing is guessed. A command that would reach another user's process, or one of several, is
-//! refused with the sockets that there are; `--socket` names the one that is meant.
+//! A command never guesses. If the only process belongs to another user, or there are several, the
+//! error lists their sockets, and `--socket` selects one.
 
 use std::{
     fs, io,
@@ -17,72 +17,72 @@ use tokio::{net::UnixStream, time::timeout};
 use super::client::{Process, identify};
 use crate::admin::{SocketPlaces, places};
 
-/// Deadline of a connection.
-const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+/// Deadline of a connection attempt.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A socket that answers.
+/// A connected socket.
 pub(super) struct FoundSocket {
     pub(super) stream: UnixStream,
-    /// The user whose process this is, where that is not the one who asks.
+    /// The user of the process, if it is not the current user.
     pub(super) user: Option<String>,
 }
 
-/// Connects to a socket that was named.
+/// Connects to a socket.
 ///
 /// # Errors
-/// Why it cannot be reached, and what to do.
-pub(super) async fn named(path: &Path) -> anyhow::Result<FoundSocket> {
-    let stream = connect(path).await.map_err(|error| anyhow!(unreachable(path, &error)))?;
-    let user = owner(path).filter(|uid| *uid != geteuid().as_raw()).map(name_of);
+/// The socket cannot be reached; the text says what to do.
+pub(super) async fn connect(path: &Path) -> anyhow::Result<FoundSocket> {
+    let stream = open(path).await.map_err(|error| anyhow!(unreachable(path, &error)))?;
+    let user = owner(path).filter(|uid| *uid != geteuid().as_raw()).map(user_name);
     Ok(FoundSocket { stream, user })
 }
 
-/// The path of the only process of this user that answers.
+/// Returns the socket of the only running process of this user.
 ///
 /// # Errors
-/// There is none, or several; the text names them.
-pub(super) async fn only() -> anyhow::Result<PathBuf> {
+/// There is no process, or there are several; the text names them.
+pub(super) async fn only_socket() -> anyhow::Result<PathBuf> {
     let places = places();
-    let mut answering = Vec::new();
+    let mut running = Vec::new();
     for path in sockets(&places.folders) {
-        match connect(&path).await {
-            Ok(stream) if is_own(&stream, &path) => answering.push(path),
-            Err(error) if is_slow(error.kind()) => answering.push(path),
+        match open(&path).await {
+            Ok(stream) if is_own(&stream, &path) => running.push(path),
+            Err(error) if is_slow(error.kind()) => running.push(path),
             _ => {}
         }
     }
-    match &answering[..] {
+    match &running[..] {
         [only] => Ok(only.clone()),
-        [] => bail!(none(&places)),
+        [] => bail!(none_found(&places)),
         several => bail!(ambiguous(several).await),
     }
 }
 
-async fn connect(path: &Path) -> io::Result<UnixStream> {
-    let connected = timeout(CONNECT_WITHIN, UnixStream::connect(path)).await;
+async fn open(path: &Path) -> io::Result<UnixStream> {
+    let connected = timeout(CONNECT_TIMEOUT, UnixStream::connect(path)).await;
     connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
-/// Whether a process listens that does not accept: `WouldBlock` says that its queue is full.
+/// Whether a process listens but does not accept; `WouldBlock` means that its queue is full.
 fn is_slow(kind: io::ErrorKind) -> bool {
     matches!(kind, io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock)
 }
 
-/// Whether a process of this user listens; root may speak to everybody's.
+/// Whether a process of this user listens. Root may use the processes of all users.
 fn is_own(stream: &UnixStream, path: &Path) -> bool {
     let own = geteuid().as_raw();
-    // A socket that the service manager passes was made by root; then the file says whose it is.
+    // The service manager creates a passed socket as root; the owner of the file is the user.
     let listener = stream.peer_cred().ok().map(|peer| peer.uid());
     own == 0 || listener == Some(own) || (listener == Some(0) && owner(path) == Some(own))
 }
 
-/// Admin sockets in these folders, in their order: the usual one, then those of further processes.
+/// Admin sockets in these directories, in order: the default name first, then the numbered ones.
 fn sockets(folders: &[PathBuf]) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for folder in folders {
         let entries = fs::read_dir(folder).into_iter().flatten().flatten();
         let mut here: Vec<PathBuf> = entries
-            .filter(|entry| entry.file_name().to_str().is_some_and(SocketPlaces::is_name))
+            .filter(|entry| entry.file_name().to_str().is_some_and(SocketPlaces::is_socket_name))
             .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_socket()))
             .map(|entry| entry.path())
             .collect();
@@ -92,22 +92,22 @@ fn sockets(folders: &[PathBuf]) -> Vec<PathBuf> {
     found
 }
 
-/// The sentence for no process at all.
-fn none(places: &SocketPlaces) -> String {
+/// Returns the message if no process was found.
+fn none_found(places: &SocketPlaces) -> String {
     let folders: Vec<String> = places.folders.iter().map(|f| f.display().to_string()).collect();
     let first =
-        places.folders.first().map(|folder| SocketPlaces::usual(folder)).unwrap_or_default();
+        places.folders.first().map(|folder| SocketPlaces::default_path(folder)).unwrap_or_default();
     let by = places.set_by.map(|name| format!(" (${name} is set)")).unwrap_or_default();
     let mut text = format!(
         "no running Moorline of user {} was found: no process listens on {}, or on another socket in {}{by}",
-        name_of(geteuid().as_raw()),
+        user_name(geteuid().as_raw()),
         first.display(),
         folders.join(", "),
     );
-    let others: Vec<String> = sockets(&places.elsewhere)
+    let others: Vec<String> = sockets(&places.unsearched)
         .iter()
         .map(|path| {
-            format!("{} (user {})", path.display(), owner(path).map_or("?".into(), name_of))
+            format!("{} (user {})", path.display(), owner(path).map_or("?".into(), user_name))
         })
         .collect();
     if others.is_empty() {
@@ -121,11 +121,11 @@ fn none(places: &SocketPlaces) -> String {
     text
 }
 
-/// The lines for several processes.
+/// Returns the message if several processes were found.
 async fn ambiguous(several: &[PathBuf]) -> String {
     let mut text = "several Moorline processes are running; name one with --socket:".to_owned();
     for path in several {
-        let process = identify(path).await.unwrap_or_else(|_| Process::silent(path));
+        let process = identify(path).await.unwrap_or_else(|_| Process::unresponsive(path));
         text.push_str(&format!("\n  --socket {}   {}", path.display(), process.short()));
     }
     text
@@ -135,12 +135,12 @@ fn owner(path: &Path) -> Option<u32> {
     fs::symlink_metadata(path).ok().map(|meta| meta.uid())
 }
 
-/// A user's name, else the number.
-pub(super) fn name_of(uid: u32) -> String {
+/// Returns the name of a user, or the number if the user has no name.
+pub(super) fn user_name(uid: u32) -> String {
     crate::config::user_name(uid)
 }
 
-/// Why a socket cannot be used, and what to do.
+/// Returns the message if a socket cannot be used, with advice.
 pub(super) fn unreachable(path: &Path, error: &io::Error) -> String {
     let shown = path.display();
     match error.kind() {
@@ -153,8 +153,8 @@ pub(super) fn unreachable(path: &Path, error: &io::Error) -> String {
              start Moorline again"
         ),
         io::ErrorKind::PermissionDenied => {
-            let whose = owner(path).map_or("another user".to_owned(), name_of);
-            format!("{shown} belongs to {whose}: run this command as that user, or with sudo")
+            let user = owner(path).map_or("another user".to_owned(), user_name);
+            format!("{shown} belongs to {user}: run this command as that user, or with sudo")
         }
         kind if is_slow(kind) => {
             format!("{shown} does not accept connections: the process may hang; see its log")
@@ -168,11 +168,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_way_of_not_reaching_a_process_says_what_to_do() {
-        let said = |kind: io::ErrorKind| unreachable(Path::new("/run/m.sock"), &kind.into());
-        assert!(said(io::ErrorKind::PermissionDenied).contains("sudo"));
-        assert!(said(io::ErrorKind::NotFound).contains("is not running"));
-        assert!(said(io::ErrorKind::ConnectionRefused).contains("has ended"));
-        assert!(said(io::ErrorKind::WouldBlock).contains("does not accept connections"));
+    fn connection_errors_have_advice() {
+        let message = |kind: io::ErrorKind| unreachable(Path::new("/run/m.sock"), &kind.into());
+        assert!(message(io::ErrorKind::PermissionDenied).contains("sudo"));
+        assert!(message(io::ErrorKind::NotFound).contains("is not running"));
+        assert!(message(io::ErrorKind::ConnectionRefused).contains("has ended"));
+        assert!(message(io::ErrorKind::WouldBlock).contains("does not accept connections"));
     }
 }

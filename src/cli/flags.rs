@@ -1,4 +1,4 @@
-//! Flags that mean what a setting of the file means: the same readers, the same advice.
+//! Flags that are equal to a setting of the file, with the same parsers and messages.
 
 use std::{
     fmt,
@@ -8,7 +8,7 @@ use std::{
 
 use crate::config::{self, Address, AdminSocket, InvalidValue};
 
-/// An IP address and a port to listen on.
+/// Parses an IP address and a port to listen on.
 pub(super) fn listen(typed: &str) -> Result<SocketAddr, InvalidValue> {
     config::listen_address(typed.trim())
 }
@@ -30,19 +30,19 @@ pub(super) fn ip(typed: &str) -> Result<IpAddr, InvalidIpAddress> {
     typed.trim().parse().map_err(|_| InvalidIpAddress)
 }
 
-/// A backend, with its address as typed for a name.
+/// Parses a backend; its name is the address as typed.
 pub(super) fn backend(typed: &str) -> Result<(String, Address), InvalidValue> {
     let typed = typed.trim();
     typed.parse().map(|address| (typed.to_owned(), address))
 }
 
-/// The help of `--admin-socket`.
+/// Returns the help of `--admin-socket`.
 pub(super) fn admin_socket_help() -> String {
     let default = config::documented_default("admin", "socket");
     format!("Path of the admin API's unix socket, or `off` [default: {default}]")
 }
 
-/// Where the admin API's unix socket is: a path, or `off`.
+/// Parses the path of the admin API's unix socket, or `off`.
 pub(super) fn admin_socket(typed: &str) -> Result<AdminSocket, InvalidValue> {
     if typed == "off" {
         return Ok(AdminSocket::Off);
@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_give_the_advice_of_the_file() {
+    fn flags_have_the_messages_of_the_file() {
         assert!(advice(listen("22300")).contains("\"127.0.0.1:22300\""));
         assert!(advice(listen("localhost:80")).contains("\"127.0.0.1:80\""));
         assert!(advice(backend("22001")).contains("\"127.0.0.1:22001\""));

@@ -34,9 +34,8 @@ use crate::config::check;
 /// Arguments of `init`.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
-A translation goes as far as it can. Each directive that has no equivalent, behaves differently or is not \
-needed is printed to standard error with its file, line and reason, and is a comment at the top of the \
-written file. Read these before you use the file.
+A directive that has no equivalent or behaves differently is printed to standard error with its file, line \
+and reason. All notes are comments at the top of the written file. Read them before you use the file.
 
 Examples:
   moorline init
@@ -51,10 +50,10 @@ pub struct Args {
     /// Replace the file if it exists
     #[arg(long)]
     pub force: bool,
-    /// Serve HTTPS with certificate files; a self-signed certificate is made beside FILE if it has none
+    /// Serve HTTPS with certificate files; if there are none, a self-signed certificate is created next to FILE
     #[arg(long, conflicts_with_all = ["acme", "from_nginx", "from_haproxy"])]
     pub tls: bool,
-    /// Serve HTTPS with a certificate that is ordered from Let's Encrypt for these names
+    /// Serve HTTPS with a certificate from Let's Encrypt for these names
     #[arg(
         long,
         value_name = "DOMAIN",
@@ -65,7 +64,7 @@ pub struct Args {
         conflicts_with_all = ["from_nginx", "from_haproxy"]
     )]
     pub acme: Option<Vec<String>>,
-    /// Write for a container: backends by the name of a service, ports above 1024
+    /// Write a configuration for a container: backends by service name, ports above 1024
     #[arg(long, conflicts_with_all = ["from_nginx", "from_haproxy"])]
     pub docker: bool,
     /// Translate the configuration of nginx, with its includes
@@ -80,7 +79,7 @@ pub struct Args {
 struct Translation {
     /// The configuration in Moorline's terms.
     draft: ConfigDraft,
-    /// What is missing, different or not needed, in the order of the original.
+    /// Notes on missing, different and unneeded directives, in the order of the original.
     notes: Vec<Note>,
 }
 
@@ -112,8 +111,8 @@ impl Args {
         let mut out = io::stdout();
         writeln!(out, "wrote {}", self.file.display())?;
         if options.tls == TemplateTls::Files && self.self_signed()? {
-            let words = "a self-signed certificate for localhost, for tests only";
-            writeln!(out, "wrote {CERT_FILE} and {KEY_FILE} in the same folder: {words}")?;
+            let note = "a self-signed certificate for localhost, for tests only";
+            writeln!(out, "wrote {CERT_FILE} and {KEY_FILE} in the same folder: {note}")?;
         }
         writeln!(out, "next: set the backends, then `moorline check {}`", self.file.display())?;
         Ok(ExitCode::SUCCESS)
@@ -140,7 +139,7 @@ impl Args {
     /// Prints the notes and the errors of the written text to standard error.
     fn report(&self, text: &str, notes: &[Note]) -> io::Result<()> {
         let mut err = io::stderr();
-        // What is not needed is in the file only.
+        // Notes on unneeded directives are only in the file.
         for kind in NoteKind::ALL.into_iter().filter(|kind| *kind != NoteKind::Unneeded) {
             for note in notes.iter().filter(|note| note.kind == kind) {
                 let Note { origin, directive, reason, .. } = note;
@@ -186,7 +185,7 @@ impl Args {
         file.write_all(text.as_bytes()).with_context(|| format!("cannot write {shown}"))
     }
 
-    /// Makes a certificate beside the file, unless there is one. Returns whether it was made.
+    /// Creates a certificate next to the file, unless there is one. Returns whether it was created.
     fn self_signed(&self) -> anyhow::Result<bool> {
         let folder = self.file.parent().unwrap_or(Path::new(""));
         let [cert, key] = [CERT_FILE, KEY_FILE].map(|name| folder.join(name));
@@ -194,14 +193,14 @@ impl Args {
             return Ok(false);
         }
         let names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
-        let made =
-            rcgen::generate_simple_self_signed(names).context("cannot make a certificate")?;
+        let pair =
+            rcgen::generate_simple_self_signed(names).context("cannot create a certificate")?;
         let mut options = OpenOptions::new();
         options.write(true).create_new(true).mode(0o600);
         let written = options
             .open(&key)
-            .and_then(|mut file| file.write_all(made.signing_key.serialize_pem().as_bytes()))
-            .and_then(|()| fs::write(&cert, made.cert.pem()));
+            .and_then(|mut file| file.write_all(pair.signing_key.serialize_pem().as_bytes()))
+            .and_then(|()| fs::write(&cert, pair.cert.pem()));
         written.with_context(|| format!("cannot write {}", cert.display()))?;
         Ok(true)
     }

@@ -1,13 +1,13 @@
-//! The process's limit of open files.
+//! The limit of open files of the process.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Below this limit a front door is short of descriptors soon.
+/// A warning is logged below this limit.
 const LOW: u64 = 10_000;
 /// Descriptors for everything but clients: listeners, logs, timers, health checks.
 const RESERVED: u64 = 64;
 
-/// Raises the limit as far as this process may, and logs a warning if it stays low.
+/// Raises the limit to its maximum, and logs a warning if it stays low.
 pub(super) fn raise() {
     let limit = getrlimit(Resource::Nofile);
     // An error leaves the limit as it is.
@@ -28,7 +28,7 @@ fn sentence(limit: u64) -> String {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn the_limit_is_said_in_connections() {
+    fn the_warning_names_the_number_of_websockets() {
         assert!(super::sentence(1024).contains("about 480 WebSockets fit"));
         assert!(super::sentence(10).contains("about 0 WebSockets"));
     }

@@ -1,4 +1,4 @@
-//! Whole numbers of flags, with bounds that the message names.
+//! Flags with whole numbers between two bounds.
 
 use std::{
     fmt::{self, Debug, Display},

@@ -1,4 +1,4 @@
-//! `moorline plan FILE`: what putting a configuration in force would do to the running process.
+//! `moorline plan FILE`: shows what a reload with a configuration would change.
 
 use std::{
     fmt::Write as _,
@@ -12,15 +12,15 @@ use http::Method;
 use super::{
     client::Access,
     files,
-    show::{self, Cell, Column, Ink, Table, seconds},
+    show::{self, Cell, Color, Column, Table, seconds},
 };
 use crate::api::{Change, ChangeKind, Plan, PlanRequest};
 
 /// Arguments of `plan`.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
-Nothing is changed. The process reads the files that the configuration names (certificates, lists, keys) \
-as at a reload; relative paths start at the configuration's folder.
+This command changes nothing. The process reads the files that the configuration names (certificates, \
+lists, keys), as for a reload; relative paths start at the folder of the configuration.
 
 Examples:
   moorline plan new.toml
@@ -31,26 +31,26 @@ pub struct Args {
     /// The configuration to compare with; `-` reads standard input [default: the process's own file, as it is now]
     #[arg(value_name = "FILE")]
     pub file: Option<PathBuf>,
-    /// Where the process is.
+    /// Access to the process.
     #[command(flatten)]
     pub access: Access,
 }
 
 impl Args {
-    /// Asks and prints.
+    /// Sends the request and prints the reply.
     ///
     /// # Errors
-    /// A sentence: why the file cannot be read, why there is no answer; every fault of the file.
+    /// The file cannot be read or has errors, or the process cannot be reached.
     pub async fn run(self) -> anyhow::Result<ExitCode> {
-        let order = match &self.file {
+        let request = match &self.file {
             Some(file) => {
-                let named = || format!("cannot read {}", file.display());
+                let context = || format!("cannot read {}", file.display());
                 let text = match file.as_os_str() == files::STANDARD_INPUT {
                     true => files::standard_input()?,
                     false => files::text(file)?,
                 };
-                let whole = path::absolute(file).with_context(named)?;
-                let path = whole
+                let absolute = path::absolute(file).with_context(context)?;
+                let path = absolute
                     .to_str()
                     .context("the path is not valid UTF-8; rename the file")?
                     .to_owned();
@@ -58,23 +58,23 @@ impl Args {
             }
             None => PlanRequest::default(),
         };
-        let answer = self.access.ask(Method::POST, "/v1/plan", Some(&order)).await?;
-        answer.print(&self.access, |plan: &Plan| words(plan, Tense::Would));
+        let reply = self.access.request(Method::POST, "/v1/plan", Some(&request)).await?;
+        reply.print(&self.access, |plan: &Plan| text(plan, Tense::Would));
         Ok(ExitCode::SUCCESS)
     }
 }
 
-/// Whether a plan is one, or was carried out.
+/// Whether a plan is proposed or was executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Tense {
-    /// It would be.
+    /// Proposed.
     Would,
-    /// It was.
+    /// Executed.
     Did,
 }
 
-/// A plan in words.
-pub(super) fn words(plan: &Plan, tense: Tense) -> String {
+/// Formats a plan.
+pub(super) fn text(plan: &Plan, tense: Tense) -> String {
     let mut text =
         if plan.changes.is_empty() { String::new() } else { table(&plan.changes) + "\n" };
     if plan.empty {
@@ -112,21 +112,21 @@ fn table(changes: &[Change]) -> String {
         Column::number("SESSIONS"),
         Column::number("TUNNELS"),
         Column::text("WITHIN"),
-        Column::note("WHAT IT MEANS"),
+        Column::note("EFFECT"),
     ]);
     for change in changes {
-        let ink = match change.how {
-            ChangeKind::Added => Ink::Good,
-            ChangeKind::Removed => Ink::Bad,
-            ChangeKind::Changed => Ink::Note,
-            ChangeKind::Kept => Ink::Plain,
+        let color = match change.how {
+            ChangeKind::Added => Color::Good,
+            ChangeKind::Removed => Color::Bad,
+            ChangeKind::Changed => Color::Warning,
+            ChangeKind::Kept => Color::Default,
         };
         table.row([
-            Cell::inked(change.how.label(), ink),
+            Cell::colored(change.how.label(), color),
             change.what.label().into(),
             change.name.as_str().into(),
-            some(change.sessions).into(),
-            some(change.tunnels).into(),
+            nonzero(change.sessions).into(),
+            nonzero(change.tunnels).into(),
             change.by.map(seconds).unwrap_or_default().into(),
             change.detail.as_str().into(),
         ]);
@@ -134,8 +134,8 @@ fn table(changes: &[Change]) -> String {
     table.text()
 }
 
-/// A number that is worth a place.
-fn some(count: u64) -> String {
+/// Formats a number; 0 is left blank.
+fn nonzero(count: u64) -> String {
     if count == 0 { String::new() } else { count.to_string() }
 }
 
@@ -145,7 +145,7 @@ mod tests {
     use crate::api::ChangedThing;
 
     #[test]
-    fn a_plan_says_who_is_disconnected_and_by_when() {
+    fn a_plan_counts_disconnected_sessions_and_has_their_deadline() {
         let removed = Change {
             what: ChangedThing::Backend,
             how: ChangeKind::Removed,
@@ -162,18 +162,18 @@ mod tests {
             disconnected_sessions: 30,
             by: Some(300.0),
         };
-        let expected = "         WHAT     NAME         SESSIONS  TUNNELS  WITHIN  WHAT IT MEANS\n\
+        let expected = "         WHAT     NAME         SESSIONS  TUNNELS  WITHIN  EFFECT\n\
                         removed  backend  chat/blue-1        30        1  5m      drained\n\n\
                         30 sessions (1 tunnel, 29 polling) would be disconnected, the last within 5m";
-        assert_eq!(words(&plan, Tense::Would), expected);
+        assert_eq!(text(&plan, Tense::Would), expected);
     }
 
     #[test]
-    fn nothing_is_said_in_as_many_words() {
+    fn a_plan_without_changes_or_disconnects_says_so() {
         let nothing = Plan { empty: true, ..Plan::default() };
-        assert_eq!(words(&nothing, Tense::Would), "nothing would change");
-        assert_eq!(words(&nothing, Tense::Did), "nothing has changed");
-        assert_eq!(words(&Plan::default(), Tense::Did), "no session is disconnected");
-        assert_eq!(words(&Plan::default(), Tense::Would), "no session would be disconnected");
+        assert_eq!(text(&nothing, Tense::Would), "nothing would change");
+        assert_eq!(text(&nothing, Tense::Did), "nothing has changed");
+        assert_eq!(text(&Plan::default(), Tense::Did), "no session is disconnected");
+        assert_eq!(text(&Plan::default(), Tense::Would), "no session would be disconnected");
     }
 }

@@ -1,4 +1,4 @@
-//! Whose an answer is: the process, its configuration file, and the way to it.
+//! The process that sent a reply: process id, configuration file and address.
 
 use std::path::Path;
 
@@ -6,27 +6,27 @@ use http::{HeaderMap, HeaderName};
 use percent_encoding::percent_decode_str;
 use serde_json::json;
 
-use super::show::{self, Ink, paint, plain};
+use super::show::{self, Color, paint, plain};
 use crate::admin::{CONFIG_HEADER, PROCESS_HEADER};
 
-/// Widest line that is printed in one piece.
+/// Maximum width of a line that is not split.
 const WIDTH: usize = 80;
 
-/// The process that has answered.
+/// The process that sent a reply.
 #[derive(Clone, Debug)]
 pub(super) struct Process {
     pid: Option<u32>,
-    /// Its configuration file; `None`: it runs from flags.
+    /// Its configuration file; `None`: it was configured by flags.
     config: Option<String>,
     /// Its socket, or the URL of its API.
     pub(super) at: String,
-    /// Its user, where that is another one than who asks.
+    /// Its user, if it is not the current user.
     user: Option<String>,
 }
 
 impl Process {
-    /// From the headers of its answer.
-    pub(super) fn of(headers: &HeaderMap, at: String, user: Option<String>) -> Self {
+    /// Reads the headers of a reply.
+    pub(super) fn from_headers(headers: &HeaderMap, at: String, user: Option<String>) -> Self {
         let text = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
         let pid = text(&PROCESS_HEADER).and_then(|pid| pid.parse().ok());
         let config = text(&CONFIG_HEADER)
@@ -34,32 +34,32 @@ impl Process {
         Self { pid, config, at, user }
     }
 
-    /// One that does not answer.
-    pub(super) fn silent(path: &Path) -> Self {
+    /// A process that does not reply.
+    pub(super) fn unresponsive(path: &Path) -> Self {
         Self { pid: None, config: None, at: path.display().to_string(), user: None }
     }
 
-    /// The line below an answer; several where it would be too wide.
+    /// Returns the line below a reply; several lines if it would be too wide.
     pub(super) fn line(&self) -> String {
         let config = plain(self.config());
         let at = plain(&self.at);
         let user = self.user.as_ref().map(|user| format!(" of user {}", plain(user)));
-        let who = format!("{}{}", self.who(), user.unwrap_or_default());
-        let mut text = format!("-- {who}, {config}, {at}");
+        let name = format!("{}{}", self.name(), user.unwrap_or_default());
+        let mut text = format!("-- {name}, {config}, {at}");
         if text.chars().count() > WIDTH {
-            text = format!("-- {who}\n--   {config}\n--   {at}");
+            text = format!("-- {name}\n--   {config}\n--   {at}");
         }
-        let lines: Vec<String> = text.lines().map(|line| paint(line, Ink::Note)).collect();
+        let lines: Vec<String> = text.lines().map(|line| paint(line, Color::Warning)).collect();
         lines.join("\n")
     }
 
-    /// Process and configuration, for a list of several.
+    /// Returns process id and configuration, for a list of processes.
     pub(super) fn short(&self) -> String {
-        plain(&format!("{}, {}", self.who(), self.config()))
+        plain(&format!("{}, {}", self.name(), self.config()))
     }
 
-    /// A JSON object with one member more, `process`.
-    pub(super) fn signed(&self, json: &str) -> String {
+    /// Adds the member `process` to a JSON object.
+    pub(super) fn with_process(&self, json: &str) -> String {
         let Some(rest) = json.trim_start().strip_prefix('{') else { return json.to_owned() };
         let own =
             json!({ "pid": self.pid, "config": self.config, "at": self.at, "user": self.user });
@@ -67,9 +67,9 @@ impl Process {
         format!("{{\"process\":{own}{comma}{rest}")
     }
 
-    fn who(&self) -> String {
+    fn name(&self) -> String {
         self.pid
-            .map_or_else(|| "a process that does not answer".into(), |pid| format!("process {pid}"))
+            .map_or_else(|| "a process that does not reply".into(), |pid| format!("process {pid}"))
     }
 
     fn config(&self) -> &str {
@@ -81,9 +81,9 @@ impl Process {
     }
 }
 
-/// What stands below an answer, where lines are told apart from it.
+/// Prints a text with the process below it.
 pub(super) fn print(text: &str, process: &Process) {
-    show::out(&format!("{text}\n{}", process.line()));
+    show::print(&format!("{text}\n{}", process.line()));
 }
 
 #[cfg(test)]
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_says_whose_it_is_within_80_columns() {
+    fn the_line_of_a_process_fits_80_columns() {
         let short = process(Some("/etc/moorline/moorline.toml"), "/run/moorline/moorline.sock");
         let line = short.line();
         assert_eq!(line, "-- process 7, /etc/moorline/moorline.toml, /run/moorline/moorline.sock");
@@ -105,11 +105,12 @@ mod tests {
     }
 
     #[test]
-    fn json_has_the_process_beside_the_answer() {
+    fn the_process_is_added_to_json() {
         let process = process(None, "/run/m.sock");
-        let signed: serde_json::Value = serde_json::from_str(&process.signed("{\"a\":1}")).unwrap();
-        assert_eq!((&signed["a"], &signed["process"]["pid"]), (&1.into(), &7.into()));
-        let empty: serde_json::Value = serde_json::from_str(&process.signed("{}")).unwrap();
+        let reply: serde_json::Value =
+            serde_json::from_str(&process.with_process("{\"a\":1}")).unwrap();
+        assert_eq!((&reply["a"], &reply["process"]["pid"]), (&1.into(), &7.into()));
+        let empty: serde_json::Value = serde_json::from_str(&process.with_process("{}")).unwrap();
         assert_eq!(empty["process"]["at"], "/run/m.sock");
     }
 }

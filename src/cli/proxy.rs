@@ -1,4 +1,4 @@
-//! `moorline proxy`: the proxy from flags, for when a file would say nothing more.
+//! `moorline proxy`: runs the proxy with a configuration from flags.
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
@@ -33,7 +33,7 @@ pub struct Args {
     /// Address to serve HTTPS on
     #[arg(long, value_name = "ADDR", value_delimiter = ',', value_parser = flags::listen)]
     pub listen_tls: Vec<SocketAddr>,
-    /// Certificate chain, PEM; without it, a certificate for localhost is made in memory
+    /// Certificate chain, PEM; without it, a self-signed certificate for localhost is created in memory
     #[arg(long, value_name = "FILE", requires_all = ["key", "listen_tls"])]
     pub cert: Option<PathBuf>,
     /// Private key of the certificate, PEM
@@ -47,15 +47,15 @@ pub struct Args {
     pub admin_socket: Option<AdminSocket>,
 }
 
-/// Runs until it is told to stop.
+/// Runs until a signal stops the process.
 ///
 /// # Errors
-/// A flag that cannot be followed, or what kept the process from starting.
+/// A flag is invalid, or the process cannot start.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     serve(Service { load: || config(&args), file: None, greeting: None, stays: None }).await
 }
 
-/// The same `Config` that a file would give.
+/// Builds the configuration.
 fn config(args: &Args) -> anyhow::Result<Config> {
     let mut listeners = Vec::new();
     let mut plain = args.listen.clone();
@@ -75,7 +75,7 @@ fn config(args: &Args) -> anyhow::Result<Config> {
     }
     let mut backends: Vec<BackendConfig> = Vec::new();
     for (typed, address) in &args.backend {
-        if backends.iter().any(|known| known.address == *address) {
+        if backends.iter().any(|backend| backend.address == *address) {
             bail!("--backend {typed} is given twice: remove one of the two");
         }
         if let Some(own) = listeners.iter().find(|own| own.is_at(address)) {
@@ -96,12 +96,12 @@ fn config(args: &Args) -> anyhow::Result<Config> {
 fn certificate(args: &Args) -> anyhow::Result<Certificate> {
     match (&args.cert, &args.key) {
         (Some(cert), Some(key)) => {
-            Certificate::from_files(cert, key).map_err(|wrong| anyhow!("--cert, --key: {wrong}"))
+            Certificate::from_files(cert, key).map_err(|error| anyhow!("--cert, --key: {error}"))
         }
         _ => {
             let names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
             tls::self_signed(&names)
-                .context("cannot make a certificate in memory; use --cert and --key")
+                .context("cannot create a certificate in memory; use --cert and --key")
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `moorline reload`: reads the file again and puts it in force, unless that costs too much.
+//! `moorline reload`: reloads the configuration file, unless that disconnects too many sessions.
 
 use std::process::ExitCode;
 
@@ -18,26 +18,26 @@ Examples:
   moorline reload
   moorline reload --max-disconnects 0     # only if no session is disconnected")]
 pub struct Args {
-    /// Refuse the reload if it would disconnect more sessions than this
+    /// Reject the reload if it would disconnect more sessions than this
     #[arg(
         long, value_name = "N", allow_negative_numbers = true,
         value_parser = number::within(0_u64, 1_000_000_000)
     )]
     pub max_disconnects: Option<u64>,
-    /// Where the process is.
+    /// Access to the process.
     #[command(flatten)]
     pub access: Access,
 }
 
 impl Args {
-    /// Orders and prints.
+    /// Sends the command and prints its result.
     ///
     /// # Errors
-    /// A sentence: why there is no answer, or why it was refused; every fault of the file.
+    /// The process cannot be reached or rejects the command; the text has all errors of the file.
     pub async fn run(self) -> anyhow::Result<ExitCode> {
-        let order = ReloadRequest { max_disconnects: self.max_disconnects };
-        let answer = self.access.ask(Method::POST, "/v1/reload", Some(&order)).await?;
-        answer.print(&self.access, |plan: &Plan| plan::words(plan, Tense::Did));
+        let request = ReloadRequest { max_disconnects: self.max_disconnects };
+        let reply = self.access.request(Method::POST, "/v1/reload", Some(&request)).await?;
+        reply.print(&self.access, |plan: &Plan| plan::text(plan, Tense::Did));
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -1,4 +1,4 @@
-//! `moorline run FILE`: the proxy from a configuration file.
+//! `moorline run FILE`: runs the proxy with a configuration file.
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -12,15 +12,15 @@ use crate::config::check;
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
     /// The configuration file. It is watched: an edit is checked and applied without dropping connections;
-    /// an invalid file is rejected and its errors are printed. SIGHUP reloads it, SIGUSR2 hands over to a
-    /// new binary
+    /// an invalid file is rejected and its errors are printed. SIGHUP reloads the file, SIGUSR2 upgrades to
+    /// a new binary
     pub file: PathBuf,
 }
 
-/// Runs until it is told to stop.
+/// Runs until a signal stops the process.
 ///
 /// # Errors
-/// Every fault of the file, or what kept the process from starting.
+/// The file has errors, or the process cannot start.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     // Reloads and upgrades read the configuration again.
     anyhow::ensure!(

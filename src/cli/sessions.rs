@@ -1,4 +1,4 @@
-//! `moorline sessions`: who is connected where, where one session is, and an end to one.
+//! `moorline sessions`: lists, finds and closes sessions.
 
 use std::{
     fmt::Write as _,
@@ -10,7 +10,7 @@ use anyhow::{Context as _, bail};
 use http::Method;
 
 use super::{
-    client::{Access, NOTHING, segment},
+    client::{Access, NO_BODY, segment},
     number,
     show::{self, Column, Table, counted, plain},
     target,
@@ -19,16 +19,16 @@ use crate::api::{
     BackendTarget, Closed, FindRequest, SessionKind, SessionList, SessionState, Whereabouts,
 };
 
-/// Longest session id that is read from standard input.
-const LONGEST: u64 = 64 << 10;
+/// Maximum size of a session id on standard input, in bytes.
+const MAX_SID: u64 = 64 << 10;
 
 /// Arguments of `sessions`.
 #[derive(Clone, Debug, clap::Args)]
 #[command(
     args_conflicts_with_subcommands = true,
     after_help = "\
-Whoever has a session id can use the session: `find -` reads the id from standard input, so that neither \
-the list of processes nor the shell's history shows it.
+A session id is a secret: a client that has it can use the session. `find -` reads the id from standard \
+input, so that it is neither in the process list nor in the shell history.
 
 Examples:
   moorline sessions chat --limit 20
@@ -37,7 +37,7 @@ Examples:
   moorline sessions close t1f               # the id is in the first column of the list"
 )]
 pub struct Args {
-    /// What to do; without it, sessions are listed
+    /// Command; without it, sessions are listed
     #[command(subcommand)]
     pub command: Option<SessionsCommand>,
     /// List the sessions of this pool or backend only
@@ -49,12 +49,12 @@ pub struct Args {
         value_parser = number::within(1_u32, 10_000)
     )]
     pub limit: u32,
-    /// Where the process is.
+    /// Access to the process.
     #[command(flatten)]
     pub access: Access,
 }
 
-/// What to do with sessions.
+/// Commands about sessions.
 #[derive(Clone, Debug, clap::Subcommand)]
 pub enum SessionsCommand {
     /// Show which backend a session id belongs to; exit code 1 if it is unknown
@@ -64,8 +64,8 @@ pub enum SessionsCommand {
     },
     /// Close a tunnel between two messages, or forget a polling session
     ///
-    /// A client that does not read the close within 30 seconds is cut. Closing the same tunnel a second time
-    /// cuts it at once.
+    /// If the client does not read the Close frame within 30 seconds, the tunnel is cut. A second close of
+    /// the tunnel cuts it at once.
     Close {
         /// The id in the first column of `moorline sessions`
         id: String,
@@ -73,46 +73,47 @@ pub enum SessionsCommand {
 }
 
 impl Args {
-    /// Asks or orders, and prints.
+    /// Sends the request and prints the reply.
     ///
     /// # Errors
-    /// A sentence: why there is no answer, or why it was refused.
+    /// The process cannot be reached or rejects the request.
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         let Self { command, target, limit, access } = self;
         match command {
             None => {
                 let path = list_path(&target.unwrap_or_default(), limit);
-                access.get::<SessionList>(&path).await?.print(&access, list);
+                access.get::<SessionList>(&path).await?.print(&access, list_text);
             }
             Some(SessionsCommand::Find { sid }) => {
-                let order = FindRequest { sid: given(sid)? };
+                let request = FindRequest { sid: read_sid(sid)? };
                 let path = "/v1/sessions/find";
-                let answer = access.ask::<Whereabouts>(Method::POST, path, Some(&order)).await?;
-                answer.print(&access, |found| match found.found.len() {
-                    0 => "no pool knows it".to_owned(),
+                let reply =
+                    access.request::<Whereabouts>(Method::POST, path, Some(&request)).await?;
+                reply.print(&access, |found| match found.found.len() {
+                    0 => "unknown session id".to_owned(),
                     _ => table(&found.found),
                 });
-                if answer.value.found.is_empty() {
+                if reply.value.found.is_empty() {
                     return Ok(ExitCode::FAILURE);
                 }
             }
             Some(SessionsCommand::Close { id }) => {
                 let path = format!("/v1/sessions/{}", segment(&id));
-                let answer = access.ask::<Closed>(Method::DELETE, &path, NOTHING).await?;
-                answer.print(&access, |closed| format!("{} is closed", plain(&closed.closed)));
+                let reply = access.request::<Closed>(Method::DELETE, &path, NO_BODY).await?;
+                reply.print(&access, |closed| format!("closed {}", plain(&closed.closed)));
             }
         }
         Ok(ExitCode::SUCCESS)
     }
 }
 
-/// The id, or what standard input has of one.
-fn given(sid: String) -> anyhow::Result<String> {
+/// Returns the id; `-` reads it from standard input.
+fn read_sid(sid: String) -> anyhow::Result<String> {
     if sid != "-" {
         return Ok(sid);
     }
     let mut text = String::new();
-    let read = io::stdin().lock().take(LONGEST).read_to_string(&mut text);
+    let read = io::stdin().lock().take(MAX_SID).read_to_string(&mut text);
     read.context("cannot read standard input")?;
     match text.trim() {
         "" => {
@@ -122,9 +123,9 @@ fn given(sid: String) -> anyhow::Result<String> {
     }
 }
 
-fn list_path(of: &BackendTarget, limit: u32) -> String {
+fn list_path(target: &BackendTarget, limit: u32) -> String {
     let mut path = format!("/v1/sessions?limit={limit}");
-    for (name, value) in [("pool", &of.pool), ("backend", &of.backend)] {
+    for (name, value) in [("pool", &target.pool), ("backend", &target.backend)] {
         if let Some(value) = value {
             let _ = write!(path, "&{name}={}", segment(value));
         }
@@ -132,7 +133,7 @@ fn list_path(of: &BackendTarget, limit: u32) -> String {
     path
 }
 
-fn list(sessions: &SessionList) -> String {
+fn list_text(sessions: &SessionList) -> String {
     let shown = sessions.sessions.len() as u64;
     if sessions.total == 0 {
         return "no sessions".to_owned();

@@ -1,19 +1,19 @@
-//! `moorline status`: the running process and everything in it, at a glance.
+//! `moorline status`: shows the state of the running process and its parts.
 
 use std::{fmt::Write as _, process::ExitCode};
 
 use super::{
     backends,
     client::Access,
-    show::{self, Cell, Column, Ink, Table, counted, paint, plain},
+    show::{self, Cell, Color, Column, Table, counted, paint, plain},
 };
 use crate::api::{
     BackendCondition, BackendState, CertificateState, ListenerState, PoolState, ProcessState,
     Status,
 };
 
-/// Backends of a pool whose state is explained.
-const MOST_REASONS: usize = 3;
+/// Maximum number of backends of a pool whose failures are shown.
+const MAX_REASONS: usize = 3;
 
 /// Arguments of `status`.
 #[derive(Clone, Debug, clap::Args)]
@@ -23,31 +23,31 @@ Examples:
   moorline status --json | jq .tunnels
   moorline status --api http://10.0.0.1:9091 --token-file token")]
 pub struct Args {
-    /// Where the process is.
+    /// Access to the process.
     #[command(flatten)]
     pub access: Access,
 }
 
 impl Args {
-    /// Asks and prints.
+    /// Sends the request and prints the reply.
     ///
     /// # Errors
-    /// A sentence: why there is no answer.
+    /// The process cannot be reached or does not reply.
     pub async fn run(self) -> anyhow::Result<ExitCode> {
-        self.access.get::<Status>("/v1/status").await?.print(&self.access, words);
+        self.access.get::<Status>("/v1/status").await?.print(&self.access, text);
         Ok(ExitCode::SUCCESS)
     }
 }
 
-fn words(status: &Status) -> String {
+fn text(status: &Status) -> String {
     let mut text = String::new();
-    let (state, ink) = match status.state {
-        ProcessState::Serving => ("serving", Ink::Good),
-        ProcessState::Draining => ("draining", Ink::Note),
-        ProcessState::Stopping => ("stopping", Ink::Note),
+    let (state, color) = match status.state {
+        ProcessState::Serving => ("serving", Color::Good),
+        ProcessState::Draining => ("draining", Color::Warning),
+        ProcessState::Stopping => ("stopping", Color::Warning),
     };
     let (version, up) = (plain(&status.version), show::seconds(status.uptime));
-    let state = paint(state, ink);
+    let state = paint(state, color);
     let _ = writeln!(text, "Moorline {version}, process {}, {state}, up {up}", status.pid);
     let _ = writeln!(
         text,
@@ -58,18 +58,18 @@ fn words(status: &Status) -> String {
     if let Some(drain) = &status.drain {
         let _ = writeln!(text, "draining: {}", show::drain(drain));
     }
-    for before in &status.predecessors {
-        let left = show::drain(&before.drain);
-        let _ = writeln!(text, "process {}, before this one, drains: {left}", before.pid);
+    for predecessor in &status.predecessors {
+        let left = show::drain(&predecessor.drain);
+        let _ = writeln!(text, "predecessor process {} drains: {left}", predecessor.pid);
     }
     match status.reload.as_ref().map(|reload| (ago(reload.at), &reload.error)) {
         None => text.push_str("last reload: none yet\n"),
         Some((ago, None)) => {
             let _ = writeln!(text, "last reload {ago}");
         }
-        Some((ago, Some(why))) => {
-            let refused = paint("refused", Ink::Bad);
-            let _ = writeln!(text, "last reload {refused} {ago}:\n{}", show::lines(why));
+        Some((ago, Some(error))) => {
+            let rejected = paint("rejected", Color::Bad);
+            let _ = writeln!(text, "last reload {rejected} {ago}:\n{}", show::escaped_lines(error));
         }
     }
     let _ = write!(text, "\n{}\n{}", listeners(status), pools(&status.pools));
@@ -101,7 +101,7 @@ fn listeners(status: &Status) -> String {
     table.text()
 }
 
-/// Names, and how long each certificate is valid; or why there is none.
+/// Formats the certificates with names and remaining validity, or the error if there is none.
 fn certificates(listener: &ListenerState) -> Cell {
     let valid = |certificate: &CertificateState| {
         let names = certificate.names.join(" ");
@@ -113,8 +113,10 @@ fn certificates(listener: &ListenerState) -> Cell {
     };
     let all: Vec<String> = listener.certificates.iter().map(valid).collect();
     match &listener.certificate_error {
-        Some(why) if all.is_empty() => Cell::inked(&format!("none: {}", plain(why)), Ink::Bad),
-        Some(_) => Cell::inked(&format!("{}; renewing it fails", all.join(", ")), Ink::Note),
+        Some(error) if all.is_empty() => {
+            Cell::colored(&format!("none: {}", plain(error)), Color::Bad)
+        }
+        Some(_) => Cell::colored(&format!("{}; renewal fails", all.join(", ")), Color::Warning),
         None => all.join(", ").into(),
     }
 }
@@ -136,17 +138,17 @@ fn pools(pools: &[PoolState]) -> String {
         let leaves = |backend: &&BackendState| backend.state == BackendCondition::Leaving;
         let leaving = pool.backends.iter().filter(leaves).count();
         let all = pool.backends.len() - leaving;
-        let ink = match up {
-            _ if pool.removed => Ink::Note,
-            0 => Ink::Bad,
-            up if up < all => Ink::Note,
-            _ => Ink::Good,
+        let color = match up {
+            _ if pool.removed => Color::Warning,
+            0 => Color::Bad,
+            up if up < all => Color::Warning,
+            _ => Color::Good,
         };
         table.row([
             pool.name.as_str().into(),
             pool.balance.as_str().into(),
             pool.source.as_str().into(),
-            Cell::inked(&format!("{up}/{all}"), ink),
+            Cell::colored(&format!("{up}/{all}"), color),
             sum(|backend| backend.sessions).into(),
             sum(|backend| backend.tunnels).into(),
             note(pool, leaving),
@@ -155,16 +157,16 @@ fn pools(pools: &[PoolState]) -> String {
     table.text()
 }
 
-/// What is wrong with the pool's source and its backends, and what leaves.
+/// Formats errors of the source, failures of backends, and the number of removed backends.
 fn note(pool: &PoolState, leaving: usize) -> Cell {
     let mut parts: Vec<String> = pool.source_error.iter().cloned().collect();
     let down = pool.backends.iter().filter_map(|backend| {
         let reason = backend.reason.as_ref()?;
-        Some(format!("{} is {}: {reason}", backend.name, backends::condition(backend.state).0))
+        Some(format!("{} is {}: {reason}", backend.name, backends::state_label(backend.state).0))
     });
     let down: Vec<String> = down.collect();
-    let more = down.len().saturating_sub(MOST_REASONS);
-    parts.extend(down.into_iter().take(MOST_REASONS));
+    let more = down.len().saturating_sub(MAX_REASONS);
+    parts.extend(down.into_iter().take(MAX_REASONS));
     if more > 0 {
         parts.push(format!("{more} more: see `moorline backends`"));
     }
@@ -175,5 +177,5 @@ fn note(pool: &PoolState, leaving: usize) -> Cell {
     if leaving > 0 {
         parts.push(format!("{leaving} leaving"));
     }
-    Cell::inked(&parts.join("; "), if bad { Ink::Bad } else { Ink::Plain })
+    Cell::colored(&parts.join("; "), if bad { Color::Bad } else { Color::Default })
 }

@@ -1,24 +1,24 @@
-//! Whom an order is for, as it is typed: `POOL`, `POOL/BACKEND` or everything.
+//! The target of a command: `POOL`, `POOL/BACKEND` or `--all`.
 
 use std::fmt;
 
 use crate::api::BackendTarget;
 
-/// Arguments that say whom an order is for.
+/// Arguments that select the target of a command.
 #[derive(Clone, Debug, clap::Args)]
 #[group(required = true, multiple = false)]
-pub struct Whom {
-    /// A pool, or one backend of it
+pub struct TargetArgs {
+    /// A pool, or one backend of the pool
     #[arg(value_name = "POOL[/BACKEND]", value_parser = parse)]
     pub target: Option<BackendTarget>,
-    /// Every backend of every pool
+    /// All backends of all pools
     #[arg(long)]
     pub all: bool,
 }
 
-impl Whom {
-    /// The target; everything where `--all` was typed.
-    pub(super) fn target(self) -> BackendTarget {
+impl TargetArgs {
+    /// Returns the target; with `--all`, all backends.
+    pub(super) fn into_target(self) -> BackendTarget {
         self.target.unwrap_or_default()
     }
 }
@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pool_or_a_backend_of_one() {
+    fn targets_are_pools_or_backends() {
         assert_eq!(parse("chat").unwrap().to_string(), "chat");
         let target = parse("chat/[::1]:3000").unwrap();
         assert_eq!(target.backend.as_deref(), Some("[::1]:3000"));

@@ -1,10 +1,10 @@
-//! `moorline undrain`: ends drains, so that backends take new sessions again.
+//! `moorline undrain`: ends drains, so that the backends take new sessions again.
 
 use std::process::ExitCode;
 
 use http::Method;
 
-use super::{client::Access, drain, target::Whom};
+use super::{client::Access, drain, target::TargetArgs};
 use crate::api::Undrain;
 
 /// Arguments of `undrain`.
@@ -14,25 +14,25 @@ Examples:
   moorline undrain chat/blue-2
   moorline undrain --all")]
 pub struct Args {
-    /// Whose drain to end.
+    /// Backends whose drains end.
     #[command(flatten)]
-    pub whom: Whom,
-    /// Where the process is.
+    pub target: TargetArgs,
+    /// Access to the process.
     #[command(flatten)]
     pub access: Access,
 }
 
 impl Args {
-    /// Orders and prints.
+    /// Sends the command and prints its result.
     ///
     /// # Errors
-    /// A sentence: why there is no answer, or why it was refused.
+    /// The process cannot be reached or rejects the request.
     pub async fn run(self) -> anyhow::Result<ExitCode> {
-        let target = self.whom.target();
+        let target = self.target.into_target();
         let all = target.pool.is_none();
-        let order = Undrain { pool: target.pool, backend: target.backend, all };
-        let answer = self.access.ask(Method::POST, "/v1/undrain", Some(&order)).await?;
-        answer.print(&self.access, drain::ended);
+        let request = Undrain { pool: target.pool, backend: target.backend, all };
+        let reply = self.access.request(Method::POST, "/v1/undrain", Some(&request)).await?;
+        reply.print(&self.access, drain::undrained_text);
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -1,4 +1,4 @@
-//! `moorline upgrade`: the running process hands over to a new binary and drains.
+//! `moorline upgrade`: the running process hands over to a process of a new binary, and drains.
 
 use std::{
     path::{self, PathBuf},
@@ -12,39 +12,40 @@ use http::Method;
 use super::client::Access;
 use crate::api::{UpgradeRequest, Upgraded};
 
-/// Longest wait for the new process; the server's deadline for it, `upgrade.ready`, is shorter.
-const WITHIN: Duration = Duration::from_secs(300);
+/// Deadline of the reply. The deadline of the new process, `upgrade.ready`, is shorter.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Arguments of `upgrade`.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
 The new process takes over the listening sockets and the known sessions. The old process drains as soon \
-as the new one serves; if the new one fails, the old one goes on serving. SIGUSR2 does the same.
+as the new process serves. If the new process fails, the old one continues to serve. SIGUSR2 also starts \
+an upgrade.
 
 Examples:
   moorline upgrade                            # the file at the path of the running binary
   moorline upgrade /opt/moorline/bin/moorline")]
 pub struct Args {
-    /// The new binary [default: the file at the path of the running one]
+    /// The new binary [default: the file at the path of the running binary]
     #[arg(value_name = "BINARY")]
     pub binary: Option<PathBuf>,
-    /// Where the process is.
+    /// Access to the process.
     #[command(flatten)]
     pub access: Access,
 }
 
 impl Args {
-    /// Orders, waits for the new process and prints.
+    /// Sends the command, waits for the new process and prints its process id.
     ///
     /// # Errors
-    /// A sentence: why there is no answer, or why the new process does not serve.
+    /// The process cannot be reached, or the new process does not serve.
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         let binary = match &self.binary {
             Some(binary) => {
-                let whole =
+                let absolute =
                     path::absolute(binary).context("cannot resolve the path of the binary")?;
                 Some(
-                    whole
+                    absolute
                         .to_str()
                         .context("the path is not valid UTF-8; rename the file")?
                         .to_owned(),
@@ -52,13 +53,13 @@ impl Args {
             }
             None => None,
         };
-        let order = UpgradeRequest { binary };
-        let answer = self
+        let request = UpgradeRequest { binary };
+        let reply = self
             .access
-            .ask_within::<Upgraded>(WITHIN, Method::POST, "/v1/upgrade", Some(&order))
+            .request_within::<Upgraded>(REPLY_TIMEOUT, Method::POST, "/v1/upgrade", Some(&request))
             .await?;
-        answer.print(&self.access, |new| {
-            format!("process {} serves; the one before it drains", new.pid)
+        reply.print(&self.access, |new| {
+            format!("process {} serves; the old process drains", new.pid)
         });
         Ok(ExitCode::SUCCESS)
     }

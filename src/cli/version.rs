@@ -1,4 +1,4 @@
-//! `moorline version` and `--version`: the version, the commit and the features of this binary.
+//! `moorline version` and `--version`: version, commit and features of this binary.
 
 use std::{
     fmt::Write as _,
@@ -12,7 +12,7 @@ pub const SHORT: &str = env!("CARGO_PKG_VERSION");
 /// Commit of the build, if it is known (see `build.rs`).
 const COMMIT: Option<&str> = option_env!("MOORLINE_COMMIT");
 
-/// Features of the package, each with whether this binary has it.
+/// Features of the package, and whether this binary has them.
 const FEATURES: [(&str, bool); 1] = [("demo", cfg!(feature = "demo"))];
 
 /// Version, commit and features, for `--version`.

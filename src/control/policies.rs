@@ -84,7 +84,7 @@ fn listener_snapshot(
         http: listener.protocol.is_http(),
         pool: listener.pool.as_deref().map(Arc::from),
         passthrough: listener.passthrough.iter().map(passthrough).collect(),
-        looks: listener.protocol == config::ListenerProtocol::TlsPassthrough
+        peeks_client_hello: listener.protocol == config::ListenerProtocol::TlsPassthrough
             || !listener.passthrough.is_empty(),
         proxy_protocol: listener.proxy_protocol.clone(),
         per_address: None,

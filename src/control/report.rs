@@ -82,7 +82,7 @@ impl ControlTask {
         };
         let policies = &self.proxy.snapshot.load().listeners;
         let certificates = |name: &str| {
-            let now = policies.get(name).map(|policy| policy.certificates.now());
+            let now = policies.get(name).map(|policy| policy.certificates.current());
             now.unwrap_or_default().into_iter().map(certificate_state).collect()
         };
         let listeners = self.config.listeners.iter().map(|listener| ListenerState {
@@ -92,7 +92,7 @@ impl ControlTask {
             certificates: certificates(&listener.name),
             certificate_error: policies
                 .get(listener.name.as_str())
-                .and_then(|policy| policy.certificates.trouble()),
+                .and_then(|policy| policy.certificates.error()),
         });
         listeners.collect()
     }

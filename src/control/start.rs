@@ -116,13 +116,13 @@ fn shared_state(config: &Config) -> Result<Arc<SharedState>, ApplyError> {
     let empty = Snapshot {
         routes: route::Routes::new(&[]),
         pools: Vec::new(),
-        left: Vec::new(),
+        removed: Vec::new(),
         listeners: HashMap::new(),
         trusted: Vec::new(),
         redaction: Redaction::default(),
         forwarded_always: false,
         error_pages: None,
-        introduces: false,
+        sends_proxy_headers: false,
     };
     Ok(Arc::new(SharedState {
         snapshot: Current::from_pointee(empty),

@@ -1,7 +1,7 @@
-//! What the nodes share: who is on which node, what was said, and a feed that tells every node.
+//! State that the nodes share: users per node, recent messages, and a feed of events.
 //!
-//! Invariant: a message's id and its place in the feed agree, for both are given under one lock.
-//! Knows no sockets: a node reads the feed and passes it on to its own users.
+//! Invariant: message ids are in the order of the feed, because both are assigned under one lock. The
+//! bus has no sockets: each node reads the feed and sends the events to its own users.
 
 use std::{
     collections::VecDeque,
@@ -12,41 +12,42 @@ use std::{
 use serde::Serialize;
 use tokio::sync::broadcast;
 
-/// Messages kept for those who come later: enough to show that there is a conversation.
+/// Number of recent messages that a new user gets.
 const RECENT: usize = 30;
-/// Events that a node may lag behind before it misses some; a demo's nodes never do.
+/// Number of events that a node may lag behind before it loses some.
 const FEED: usize = 256;
 
 /// One chat message.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Message {
-    /// Counts from 1 over all nodes; a page that reconnects knows by it what it has shown.
+    /// Number of the message over all nodes, from 1. A page that reconnects skips messages that it has
+    /// shown.
     pub(super) id: u64,
-    /// Name that the sender goes by.
+    /// Name of the sender.
     pub(super) from: String,
-    /// What was said.
+    /// The text.
     pub(super) text: String,
-    /// Name of the node that took it from its sender.
+    /// Name of the node that the sender is connected to.
     pub(super) node: String,
-    /// Milliseconds since the Unix epoch.
+    /// Unix time in milliseconds.
     pub(super) at: u64,
 }
 
-/// How many people are on a node.
+/// Number of users on a node.
 #[derive(Clone, Debug, Serialize, PartialEq, Eq)]
 pub(super) struct Crowd {
-    /// The node's name.
+    /// Name of the node.
     pub(super) node: String,
     /// Connected users.
     pub(super) people: usize,
 }
 
-/// What every node hears.
+/// An event that every node receives.
 #[derive(Clone, Debug)]
 pub(super) enum Event {
-    /// Somebody said something, somewhere.
+    /// A user sent a message.
     Said(Arc<Message>),
-    /// Somebody came or went; all nodes, in order.
+    /// A user connected or disconnected; counts of all nodes, in order.
     Crowds(Arc<[Crowd]>),
 }
 
@@ -61,65 +62,66 @@ pub(super) struct Bus {
 struct Room {
     crowds: Vec<Crowd>,
     recent: VecDeque<Arc<Message>>,
-    said: u64,
+    /// Number of messages so far.
+    count: u64,
 }
 
 impl Bus {
-    /// An empty room without a node.
+    /// Creates an empty room without nodes.
     pub(super) fn new() -> Self {
-        let room = Room { crowds: Vec::new(), recent: VecDeque::new(), said: 0 };
+        let room = Room { crowds: Vec::new(), recent: VecDeque::new(), count: 0 };
         Self { room: Mutex::new(room), feed: broadcast::Sender::new(FEED) }
     }
 
-    /// One node more.
+    /// Adds a node.
     pub(super) fn add(&self, node: &str) {
         self.change(|crowds| crowds.push(Crowd { node: node.to_owned(), people: 0 }));
     }
 
-    /// A node has ended.
+    /// Removes a node that has ended.
     pub(super) fn remove(&self, node: &str) {
         self.change(|crowds| crowds.retain(|crowd| crowd.node != node));
     }
 
-    /// Everything from now on.
+    /// Subscribes to events from now on.
     pub(super) fn subscribe(&self) -> broadcast::Receiver<Event> {
         self.feed.subscribe()
     }
 
-    /// Says something in the name of a user of this node.
+    /// Publishes a message of a user of this node.
     pub(super) fn say(&self, node: &str, from: String, text: String) {
         let mut room = self.room();
         let node = node.to_owned();
-        room.said += 1;
-        let message = Arc::new(Message { id: room.said, from, text, node, at: now() });
+        room.count += 1;
+        let message = Arc::new(Message { id: room.count, from, text, node, at: now() });
         if room.recent.len() == RECENT {
             room.recent.pop_front();
         }
         room.recent.push_back(Arc::clone(&message));
-        self.tell(Event::Said(message));
+        self.publish(Event::Said(message));
     }
 
-    /// One user more on this node, until the guard is dropped.
+    /// Counts a user on this node until the guard is dropped.
     pub(super) fn enter(self: &Arc<Self>, node: &Arc<str>) -> Presence {
         self.count(node, |people| people + 1);
         Presence { bus: Arc::clone(self), node: Arc::clone(node) }
     }
 
-    /// How many people are on each node.
+    /// Returns the number of users on each node.
     pub(super) fn crowds(&self) -> Vec<Crowd> {
         self.room().crowds.clone()
     }
 
-    /// The last messages, oldest first.
+    /// Returns the last messages, oldest first.
     pub(super) fn recent(&self) -> Vec<Message> {
         self.room().recent.iter().map(|m| Message::clone(m)).collect()
     }
 
-    /// Changes how many people are on a node; nothing, where the node has ended.
-    fn count(&self, node: &str, by: impl FnOnce(usize) -> usize) {
+    /// Changes the number of users on a node, unless the node has ended.
+    fn count(&self, node: &str, update: impl FnOnce(usize) -> usize) {
         self.change(|crowds| {
             if let Some(crowd) = crowds.iter_mut().find(|crowd| crowd.node == node) {
-                crowd.people = by(crowd.people);
+                crowd.people = update(crowd.people);
             }
         });
     }
@@ -128,11 +130,11 @@ impl Bus {
         let mut room = self.room();
         change(&mut room.crowds);
         let crowds = room.crowds.as_slice().into();
-        self.tell(Event::Crowds(crowds));
+        self.publish(Event::Crowds(crowds));
     }
 
-    fn tell(&self, event: Event) {
-        // Fails only while no node listens, and then nobody is there to be told.
+    fn publish(&self, event: Event) {
+        // Fails only if no node has subscribed.
         let _ = self.feed.send(event);
     }
 
@@ -141,7 +143,7 @@ impl Bus {
     }
 }
 
-/// A user's stay on a node.
+/// Counts one user on a node until it is dropped.
 #[derive(Debug)]
 pub(super) struct Presence {
     bus: Arc<Bus>,

@@ -1,10 +1,10 @@
-//! Orders that the page gives: drains, kills and replacements of nodes, and a reload.
+//! Actions of the page: drain, kill or replace a node, and reload.
 //!
-//! Orders leave through a channel to whoever owns the proxy, which this module does not know. Only the page
-//! itself can give them, on the machine that the demo runs on: a request needs the token that the page was
-//! served with, an origin and a host of the loopback, and a client address of the loopback.
+//! Actions are sent through a channel to the owner of the proxy. Only the page itself can request them, on
+//! the machine that the demo runs on: a request needs the token of the page, an origin and a host of the
+//! loopback, and a client address of the loopback.
 
-use std::net::IpAddr;
+use std::{error::Error, fmt, net::IpAddr};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
@@ -12,121 +12,160 @@ use http_body_util::Full;
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 
-/// Carries the page's token.
+/// Header with the token of the page.
 const TOKEN: &str = "x-demo-token";
-/// Orders that may wait for the one before them.
-const WAITING: usize = 16;
+/// Maximum number of waiting requests.
+const MAX_WAITING: usize = 16;
 
-/// Something that the page asks for; names are those of nodes.
+/// An action of the page; the names are names of nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Order {
-    /// How the nodes are.
-    Look,
-    /// Take no new session on a node, and move those that it has.
+pub enum DemoAction {
+    /// Show the state of the nodes.
+    Show,
+    /// Drain a node: it takes no new sessions, and its sessions move to other nodes.
     Drain(String),
     /// End a drain.
     Undrain(String),
-    /// End a node without a word.
+    /// Kill a node: its connections are reset.
     Kill(String),
-    /// Start a node in the place of another one, which drains.
+    /// Replace a node by a new one, and drain the old node.
     Replace(String),
-    /// Put the configuration in force again.
+    /// Apply the configuration again.
     Reload,
 }
 
-/// An order, and where its answer goes: how the nodes are then, or why it is not carried out.
+/// A request for an action.
 #[derive(Debug)]
 pub struct DemoRequest {
-    /// What is asked for.
-    pub order: Order,
-    /// Takes the answer.
-    pub answer: oneshot::Sender<Result<OrderReport, String>>,
+    /// The action.
+    pub action: DemoAction,
+    /// Takes the result.
+    pub reply: oneshot::Sender<Result<ActionReport, ActionError>>,
 }
 
-/// How the nodes are.
+/// Why an action failed. The page shows the text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ActionError {
+    /// No node has this name.
+    UnknownNode(String),
+    /// The node is not running.
+    NotRunning(String),
+    /// The node is already being replaced.
+    BeingReplaced(String),
+    /// The node is the last one that takes sessions.
+    LastNode(String),
+    /// The new node cannot start.
+    NotStarted {
+        /// Name of the new node.
+        node: String,
+        /// Error of the operating system.
+        error: String,
+    },
+    /// The proxy rejected a command.
+    Rejected(String),
+}
+
+impl fmt::Display for ActionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownNode(node) => write!(f, "there is no node {node:?}"),
+            Self::NotRunning(node) => write!(f, "{node} is not running"),
+            Self::BeingReplaced(node) => write!(f, "{node} is already being replaced"),
+            Self::LastNode(node) => {
+                write!(f, "{node} is the last node that takes sessions, and it serves this page")
+            }
+            Self::NotStarted { node, error } => write!(f, "{node} cannot start: {error}"),
+            Self::Rejected(text) => f.write_str(text),
+        }
+    }
+}
+
+impl Error for ActionError {}
+
+/// Result of an action, and the state of the nodes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct OrderReport {
-    /// What the order has done, in a sentence or two; empty where nothing was ordered.
+pub struct ActionReport {
+    /// Text that describes the effect of the action; empty for [`DemoAction::Show`].
     pub done: String,
-    /// The nodes of the pool, those that leave it included.
+    /// The nodes of the pool, including removed nodes that still hold sessions.
     pub nodes: Vec<NodeState>,
-    /// Drains the first of them from a terminal; `None`: the process has no admin socket.
+    /// Command that drains the first node; `None`: the process has no admin socket.
     pub drain_command: Option<String>,
-    /// Puts a proxy before the reader's own nodes.
+    /// Command that starts a proxy for the reader's own nodes.
     pub proxy_command: String,
 }
 
-/// How a node is.
+/// State of a node.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct NodeState {
-    /// Its name.
+    /// Name.
     pub name: String,
     /// `up`, `slow-start`, `draining`, `drained`, `leaving`, `down`, `ejected` or `killed`.
     pub state: String,
     /// Live sessions.
     pub sessions: u64,
-    /// Whether it is the only one that takes new sessions.
+    /// Whether it is the only node that takes new sessions.
     pub last: bool,
 }
 
-/// Takes the page's orders.
+/// Handles the page's requests for actions.
 #[derive(Debug)]
-pub(super) struct Desk {
+pub(super) struct ActionHandler {
     token: String,
-    orders: mpsc::Sender<DemoRequest>,
+    requests: mpsc::Sender<DemoRequest>,
 }
 
-impl Desk {
-    /// A desk, and where its orders arrive.
+impl ActionHandler {
+    /// Creates a handler and the receiver of its requests.
     pub(super) fn new(token: String) -> (Self, mpsc::Receiver<DemoRequest>) {
-        let (orders, received) = mpsc::channel(WAITING);
-        (Self { token, orders }, received)
+        let (requests, receiver) = mpsc::channel(MAX_WAITING);
+        (Self { token, requests }, receiver)
     }
 
-    /// The page, with the token.
+    /// Returns the page with the token.
     pub(super) fn page(&self) -> Bytes {
         Bytes::from(include_str!("page.html").replace("{{token}}", &self.token))
     }
 
-    /// Answers a request for `/demo/ORDER`.
+    /// Handles a request for `/demo/ACTION`.
     pub(super) async fn answer<B>(
         &self,
-        order: &str,
+        action: &str,
         request: &Request<B>,
     ) -> Response<Full<Bytes>> {
         let node = || {
             let query = request.uri().query().unwrap_or_default();
             query.strip_prefix("node=").unwrap_or_default().to_owned()
         };
-        let (method, order) = match order {
-            "nodes" => (Method::GET, Order::Look),
-            "drain" => (Method::POST, Order::Drain(node())),
-            "undrain" => (Method::POST, Order::Undrain(node())),
-            "kill" => (Method::POST, Order::Kill(node())),
-            "replace" => (Method::POST, Order::Replace(node())),
-            "reload" => (Method::POST, Order::Reload),
-            _ => return failed(StatusCode::NOT_FOUND, "there is no such order"),
+        let (method, action) = match action {
+            "nodes" => (Method::GET, DemoAction::Show),
+            "drain" => (Method::POST, DemoAction::Drain(node())),
+            "undrain" => (Method::POST, DemoAction::Undrain(node())),
+            "kill" => (Method::POST, DemoAction::Kill(node())),
+            "replace" => (Method::POST, DemoAction::Replace(node())),
+            "reload" => (Method::POST, DemoAction::Reload),
+            _ => return failed(StatusCode::NOT_FOUND, "unknown action"),
         };
         if *request.method() != method {
-            return failed(StatusCode::METHOD_NOT_ALLOWED, "another method is needed");
+            return failed(StatusCode::METHOD_NOT_ALLOWED, "wrong method");
         }
-        if let Err(why) = self.allows(request.headers(), method == Method::POST) {
-            return failed(StatusCode::FORBIDDEN, why);
+        if let Err(reason) = self.allows(request.headers(), method == Method::POST) {
+            return failed(StatusCode::FORBIDDEN, reason);
         }
-        let (answer, outcome) = oneshot::channel();
+        let (reply, result) = oneshot::channel();
         let stopping = "the demo is stopping";
-        if self.orders.send(DemoRequest { order, answer }).await.is_err() {
+        if self.requests.send(DemoRequest { action, reply }).await.is_err() {
             return failed(StatusCode::SERVICE_UNAVAILABLE, stopping);
         }
-        match outcome.await {
-            Ok(Ok(answer)) => json(StatusCode::OK, &answer),
-            Ok(Err(why)) => failed(StatusCode::CONFLICT, &why),
+        match result.await {
+            Ok(Ok(report)) => json(StatusCode::OK, &report),
+            Ok(Err(error)) => failed(StatusCode::CONFLICT, &error.to_string()),
             Err(_) => failed(StatusCode::SERVICE_UNAVAILABLE, stopping),
         }
     }
 
-    /// Whether the page itself asks, from this machine.
-    fn allows(&self, headers: &HeaderMap, orders: bool) -> Result<(), &'static str> {
+    /// Checks that the page itself sent the request, from this machine.
+    fn allows(&self, headers: &HeaderMap, changes: bool) -> Result<(), &'static str> {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         let local = text("x-forwarded-for").is_none_or(|client| {
             let client = client.rsplit(',').next().unwrap_or_default().trim();
@@ -138,8 +177,8 @@ impl Desk {
         }
         let own = |origin: &str| origin.strip_prefix("https://") == Some(host);
         let foreign = text("sec-fetch-site").is_some_and(|site| site != "same-origin");
-        // Browsers send no origin with a GET to their own.
-        if foreign || text("origin").map_or(orders, |origin| !own(origin)) {
+        // Browsers send no `Origin` with a same-origin GET.
+        if foreign || text("origin").map_or(changes, |origin| !own(origin)) {
             return Err("only the demo's own page can change nodes");
         }
         match text(TOKEN) {
@@ -149,7 +188,7 @@ impl Desk {
     }
 }
 
-/// Whether a `Host` is one of the loopback's.
+/// Whether a `Host` is a name or address of the loopback.
 fn is_loopback(host: &str) -> bool {
     let name = match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|digit| digit.is_ascii_digit()) => name,

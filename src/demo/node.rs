@@ -1,9 +1,9 @@
-//! One Socket.IO node: an HTTP server, its Socket.IO engine, and the events it speaks.
+//! A Socket.IO node: an HTTP server, its Socket.IO engine, and its events.
 //!
-//! To a user it sends `welcome` ([`Welcome`]) on connect, `message` and `crowds` whenever the bus
-//! says so; from a user it takes `say` ([`Say`]) and `whoami`, both acknowledged with [`Here`].
-//! Every HTTP reply carries the node's name as `x-node`. Nobody's text is longer than its bound. A node
-//! answers below `/plain` as it does without: a proxy can have a second route to it.
+//! The node sends `welcome` ([`Welcome`]) on connect, and `message` and `crowds` for events of the bus.
+//! It accepts `say` ([`Say`]) and `whoami`, and acknowledges both with [`NodeAck`]. Every HTTP reply has
+//! the name of the node as `x-node`. Names and messages are cut to a maximum length. A node serves the
+//! same paths below `/plain`, so that a proxy can have a second route to it.
 
 use std::{convert::Infallible, error::Error, sync::Arc, time::Duration};
 
@@ -29,27 +29,27 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     bus::{Bus, Crowd, Event, Message},
-    control::Desk,
-    mortal::Mortal,
+    connection::NodeConnection,
+    control::ActionHandler,
     page,
 };
 
-/// Names the node that made a reply.
+/// Response header with the name of the node.
 const X_NODE: HeaderName = HeaderName::from_static("x-node");
-/// Where a proxy's second route to the nodes begins.
+/// Path prefix of the proxy's second route to the nodes.
 const PLAIN: &str = "/plain";
-/// Longest name and longest message, in characters; what is beyond is cut.
+/// Maximum length of a name and of a message, in characters; the rest is cut.
 const MAX_NAME: usize = 32;
 const MAX_TEXT: usize = 500;
-/// Largest body or frame, in bytes: the longest message with room for its packaging.
+/// Maximum size of a body or frame, in bytes: the longest message and its encoding.
 const MAX_PAYLOAD: u64 = 16 * 1024;
-/// An idle poll is answered at the next ping, and somebody watches: Socket.IO's own 25 s is dull.
+/// Shorter than Socket.IO's default of 25 s, because an idle poll ends at the next ping and people watch.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
-/// Pause after a failed accept, which is out of descriptors or will not fail twice.
+/// Pause after an accept error, for example if descriptors have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// What a user is told on connect.
+/// Event that a user gets on connect.
 #[derive(Serialize)]
 struct Welcome<'a> {
     node: &'a str,
@@ -58,67 +58,73 @@ struct Welcome<'a> {
     recent: Vec<Message>,
 }
 
-/// Which node this is, and how it and the user are connected right now.
+/// Acknowledgement with the node and the current transport.
 #[derive(Serialize)]
-struct Here<'a> {
+struct NodeAck<'a> {
     node: &'a str,
     transport: TransportType,
 }
 
-/// What a user says.
+/// A message from a user.
 #[derive(Deserialize)]
 struct Say {
     from: String,
     text: String,
 }
 
-/// A node before it listens.
+/// A node that does not listen yet.
 #[derive(Clone)]
 pub(super) struct Node {
     header: HeaderValue,
     name: Arc<str>,
     bus: Arc<Bus>,
-    desk: Arc<Desk>,
+    actions: Arc<ActionHandler>,
 }
 
-/// How a node ends.
+/// Signals that end a node.
 #[derive(Clone, Debug)]
 pub(super) struct NodeLifecycle {
-    /// It accepts no more and disconnects its users.
+    /// Stop: the node stops accepting and disconnects its users.
     pub(super) stop: CancellationToken,
-    /// Its connections are reset without a word; `stop` follows.
+    /// Kill: the connections are reset; `stop` follows.
     pub(super) killed: CancellationToken,
 }
 
 impl Node {
-    /// The node with this name.
-    pub(super) fn new(header: HeaderValue, bus: Arc<Bus>, desk: Arc<Desk>) -> Self {
+    /// Creates a node with this name.
+    pub(super) fn new(header: HeaderValue, bus: Arc<Bus>, actions: Arc<ActionHandler>) -> Self {
         let name = header.to_str().unwrap_or_default().into();
-        Self { header, name, bus, desk }
+        Self { header, name, bus, actions }
     }
 
-    /// Serves until its life ends, then disconnects everyone. Connections run as tasks of `tasks`.
-    pub(super) async fn run(self, listener: TcpListener, life: NodeLifecycle, tasks: TaskTracker) {
-        let NodeLifecycle { stop, killed } = life;
-        let desk = Arc::clone(&self.desk);
+    /// Serves until the node is stopped or killed, then disconnects all users. Connections run as tasks of
+    /// `tasks`.
+    pub(super) async fn run(
+        self,
+        listener: TcpListener,
+        lifecycle: NodeLifecycle,
+        tasks: TaskTracker,
+    ) {
+        let NodeLifecycle { stop, killed } = lifecycle;
+        let actions = Arc::clone(&self.actions);
         let page = service_fn(move |request: Request<Incoming>| {
-            let desk = Arc::clone(&desk);
-            async move { Ok::<_, Infallible>(page::answer(&request, &desk).await) }
+            let actions = Arc::clone(&actions);
+            async move { Ok::<_, Infallible>(page::answer(&request, &actions).await) }
         });
         let (engine, io) = SocketIo::builder()
             .ping_interval(PING_INTERVAL)
             .ping_timeout(PING_TIMEOUT)
             .max_payload(MAX_PAYLOAD)
             .build_with_inner_svc(page);
-        let greeter = self.clone();
-        io.ns("/", move |socket: SocketRef| async move { greeter.greet(&socket) });
+        let node = self.clone();
+        io.ns("/", move |socket: SocketRef| async move { node.welcome(&socket) });
         tasks.spawn(relay(io.clone(), self.bus.subscribe(), stop.clone()));
 
         while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
             match accepted {
                 Ok((stream, _)) => {
                     let _ = stream.set_nodelay(true);
-                    let stream = Mortal::new(stream, killed.clone());
+                    let stream = NodeConnection::new(stream, killed.clone());
                     let connection = serve(stream, engine.clone(), self.header.clone());
                     let stop = stop.clone();
                     tasks.spawn(async move { stop.run_until_cancelled(connection).await });
@@ -126,50 +132,50 @@ impl Node {
                 Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
             }
         }
-        // Nobody connects to a closed port: the listener must go before the users know.
+        // The port is closed before users are disconnected, so that they cannot reconnect to it.
         drop(listener);
         io.close().await;
         self.bus.remove(&self.name);
     }
 
-    fn greet(self, socket: &SocketRef) {
+    fn welcome(self, socket: &SocketRef) {
         let welcome = Welcome {
             node: &self.name,
             transport: socket.transport_type(),
             crowds: self.bus.crowds(),
             recent: self.bus.recent(),
         };
-        // An emit fails only where the user has just left.
+        // Emitting fails only if the user has just disconnected.
         let _ = socket.emit("welcome", &welcome);
 
         let node = self.clone();
         socket.on("whoami", move |socket: SocketRef, ack: AckSender| async move {
-            let _ = ack.send(&node.here(&socket));
+            let _ = ack.send(&node.acknowledgement(&socket));
         });
         let node = self.clone();
-        socket.on("say", move |socket: SocketRef, Data::<Say>(said), ack: AckSender| async move {
-            let (from, text) = (clip(&said.from, MAX_NAME), clip(&said.text, MAX_TEXT));
+        socket.on("say", move |socket: SocketRef, Data::<Say>(say), ack: AckSender| async move {
+            let (from, text) = (clip(&say.from, MAX_NAME), clip(&say.text, MAX_TEXT));
             if !from.is_empty() && !text.is_empty() {
                 node.bus.say(&node.name, from, text);
             }
-            let _ = ack.send(&node.here(&socket));
+            let _ = ack.send(&node.acknowledgement(&socket));
         });
         let presence = Arc::new(self.bus.enter(&self.name));
         socket.on_disconnect(move || async move { drop(presence) });
     }
 
-    fn here(&self, socket: &SocketRef) -> Here<'_> {
-        Here { node: &self.name, transport: socket.transport_type() }
+    fn acknowledgement(&self, socket: &SocketRef) -> NodeAck<'_> {
+        NodeAck { node: &self.name, transport: socket.transport_type() }
     }
 }
 
-/// Passes what the bus says on to the users of one node.
+/// Sends the events of the bus to the users of one node.
 async fn relay(io: SocketIo, mut feed: Receiver<Event>, stop: CancellationToken) {
-    while let Some(heard) = stop.run_until_cancelled(feed.recv()).await {
-        // Gone once the node has closed, which may be while an event is on its way here.
+    while let Some(event) = stop.run_until_cancelled(feed.recv()).await {
+        // `None` after the node has closed.
         let Some(users) = io.of("/") else { return };
-        // Emitting fails for users who are about to leave; the others have got it.
-        let _ = match heard {
+        // Emitting fails only for users that are disconnecting.
+        let _ = match event {
             Ok(Event::Said(message)) => users.emit("message", &*message).await,
             Ok(Event::Crowds(crowds)) => users.emit("crowds", &*crowds).await,
             Err(RecvError::Lagged(_)) => continue,
@@ -178,14 +184,14 @@ async fn relay(io: SocketIo, mut feed: Receiver<Event>, stop: CancellationToken)
     }
 }
 
-/// Serves one connection, upgrades included, and signs each reply.
-async fn serve<S, B>(stream: Mortal, engine: S, name: HeaderValue)
+/// Serves one connection, including upgrades, and adds `x-node` to each reply.
+async fn serve<S, B>(stream: NodeConnection, engine: S, name: HeaderValue)
 where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
     B: Body + Send + 'static,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    let signed = service_fn(|mut request: Request<Incoming>| {
+    let service = service_fn(|mut request: Request<Incoming>| {
         if let Some(plain) = without_prefix(request.uri()) {
             *request.uri_mut() = plain;
         }
@@ -197,22 +203,22 @@ where
             Ok::<_, Infallible>(response)
         }
     });
-    // A broken connection is its client's affair.
+    // Connection errors are the client's.
     let _ = http1::Builder::new()
         .timer(TokioTimer::new())
-        .serve_connection(TokioIo::new(stream), signed)
+        .serve_connection(TokioIo::new(stream), service)
         .with_upgrades()
         .await;
 }
 
-/// The same without `/plain`, where it begins with that.
+/// Removes the prefix `/plain`; `None`: the path does not begin with it.
 fn without_prefix(uri: &Uri) -> Option<Uri> {
     let rest = uri.path_and_query()?.as_str().strip_prefix(PLAIN)?;
     let rest: PathAndQuery = rest.starts_with('/').then(|| rest.parse().ok())??;
     Some(rest.into())
 }
 
-/// The text without what nobody can see at its ends, cut to `most` characters.
-fn clip(text: &str, most: usize) -> String {
-    text.trim().chars().filter(|c| !c.is_control() || *c == '\n').take(most).collect()
+/// Trims a text, removes control characters, and cuts it to `max` characters.
+fn clip(text: &str, max: usize) -> String {
+    text.trim().chars().filter(|c| !c.is_control() || *c == '\n').take(max).collect()
 }

@@ -1,7 +1,6 @@
-// The panel of nodes: their states once a second, and the orders that the page gives.
+// The panel of nodes: shows their states once a second, and requests actions.
 //
-// Uses the helpers of page.js. A list item stays the same element for as long as its node is there, so that
-// the keyboard's focus stays where it is.
+// Uses the helpers of page.js. The list item of a node is never replaced, so that it keeps the keyboard focus.
 "use strict";
 
 const STATES = {
@@ -9,43 +8,43 @@ const STATES = {
   "slow-start": "takes new sessions",
   draining: "is draining",
   drained: "is drained",
-  leaving: "is leaving",
+  leaving: "is being removed",
   down: "is down",
   ejected: "is ejected",
   killed: "was killed",
 };
-const LOOK_EVERY = 1000;
+const POLL_INTERVAL = 1000;
 const demoToken = document.querySelector('meta[name="demo-token"]').content;
 
-async function order(path, method = "POST") {
+async function request(path, method = "POST") {
   const reply = await fetch(`/demo/${path}`, { method, headers: { "x-demo-token": demoToken } });
-  const answer = await reply.json().catch(() => ({ error: `the demo answered with status ${reply.status}` }));
-  return reply.ok ? answer : Promise.reject(new Error(answer.error));
+  const result = await reply.json().catch(() => ({ error: `the demo replied with status ${reply.status}` }));
+  return reply.ok ? result : Promise.reject(new Error(result.error));
 }
 
-/** Gives an order and says what it has done. */
-async function give(path) {
+/** Requests an action and shows its result. */
+async function perform(path) {
   try {
-    const answer = await order(path);
-    tell(answer.done);
-    showNodes(answer);
+    const result = await request(path);
+    showResult(result.done);
+    showNodes(result);
   } catch (error) {
-    tell(capital(`${error.message}.`));
+    showResult(capital(`${error.message}.`));
   }
 }
 
-function tell(text) {
+function showResult(text) {
   byId("done").textContent = text;
 }
 
-async function look() {
+async function poll() {
   try {
-    if (!document.hidden) showNodes(await order("nodes", "GET"));
+    if (!document.hidden) showNodes(await request("nodes", "GET"));
     byId("nodes-fault").textContent = "";
   } catch (error) {
     byId("nodes-fault").textContent = capital(`${error.message}.`);
   }
-  setTimeout(look, LOOK_EVERY);
+  setTimeout(poll, POLL_INTERVAL);
 }
 
 function showNodes({ nodes, drain_command: drain, proxy_command: proxy }) {
@@ -59,17 +58,17 @@ function showNodes({ nodes, drain_command: drain, proxy_command: proxy }) {
 }
 
 function newNode(name) {
-  const button = (does) => {
-    const made = element("button", { type: "button", id: `${does}-${name}` });
-    made.addEventListener("click", () => {
-      if (made.getAttribute("aria-disabled") !== "true") give(`${made.dataset.order}?node=${name}`);
+  const button = (action) => {
+    const button = element("button", { type: "button", id: `${action}-${name}` });
+    button.addEventListener("click", () => {
+      if (button.getAttribute("aria-disabled") !== "true") perform(`${button.dataset.action}?node=${name}`);
     });
-    return made;
+    return button;
   };
   const state = element("span", { class: "node-state" });
-  const who = element("p", { class: "node-name" }, flag(name), element("b", {}, name), state);
-  const buttons = element("div", { class: "node-orders" }, button("drain"), button("kill"), button("replace"));
-  return element("li", { id: `node-${name}` }, who, buttons);
+  const title = element("p", { class: "node-name" }, flag(name), element("b", {}, name), state);
+  const buttons = element("div", { class: "node-actions" }, button("drain"), button("kill"), button("replace"));
+  return element("li", { id: `node-${name}` }, title, buttons);
 }
 
 function showNode(item, { name, state, sessions, last }) {
@@ -80,21 +79,21 @@ function showNode(item, { name, state, sessions, last }) {
   const takes = ["up", "slow-start"].includes(state);
   const drains = ["draining", "drained"].includes(state);
   const button = (id) => item.querySelector(`#${CSS.escape(`${id}-${name}`)}`);
-  showOrder(button("drain"), drains ? "undrain" : "drain", name, drains || (takes && !last));
-  showOrder(button("kill"), "kill", name, drains || (takes && !last));
-  showOrder(button("replace"), "replace", name, state !== "leaving");
+  showAction(button("drain"), drains ? "undrain" : "drain", name, drains || (takes && !last));
+  showAction(button("kill"), "kill", name, drains || (takes && !last));
+  showAction(button("replace"), "replace", name, state !== "leaving");
   return item;
 }
 
-function showOrder(button, does, name, possible) {
-  if (button.dataset.order !== does) {
-    button.dataset.order = does;
-    button.replaceChildren(capital(does), element("span", { class: "unseen" }, ` ${name}`));
+function showAction(button, action, name, possible) {
+  if (button.dataset.action !== action) {
+    button.dataset.action = action;
+    button.replaceChildren(capital(action), element("span", { class: "unseen" }, ` ${name}`));
   }
   button.setAttribute("aria-disabled", String(!possible));
 }
 
-byId("reload").addEventListener("click", () => give("reload"));
+byId("reload").addEventListener("click", () => perform("reload"));
 byId("copy").addEventListener("click", async () => {
   const command = byId("own-command");
   try {
@@ -106,4 +105,5 @@ byId("copy").addEventListener("click", async () => {
   }
 });
 
-look();
+
+poll();

@@ -1,16 +1,16 @@
-// The chat page: watches the requests of its own Socket.IO client, and chats.
+// The chat page: records the requests of its Socket.IO client, and shows the chat.
 //
-// A reply's node is read from its `x-node` header; over a WebSocket, which shows no headers, the
-// node is asked by the event `whoami`. Text from others only ever becomes text nodes.
+// The node of a reply is in its `x-node` header. A WebSocket has no headers that a page can read, so the
+// client sends the event `whoami`. Text from other users is only inserted as text nodes.
 "use strict";
 
 const byId = (id) => document.getElementById(id);
 const KINDS = { handshake: "Handshake", poll: "Poll", post: "Post", websocket: "WebSocket" };
-const MOST_FLAGS = 60;
-const MOST_SESSIONS = 6;
-const MOST_MESSAGES = 200;
+const MAX_FLAGS = 60;
+const MAX_SESSIONS = 6;
+const MAX_MESSAGES = 200;
 
-// ---------------------------------------------------------------- small builders
+// ---------------------------------------------------------------- DOM helpers
 
 function element(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
@@ -24,18 +24,18 @@ function flag(node) {
   svg.setAttribute("class", "flag");
   svg.setAttribute("aria-hidden", "true");
   svg.append(document.createElementNS("http://www.w3.org/2000/svg", "use"));
-  hoistOn(svg, node);
+  setFlag(svg, node);
   return svg;
 }
 
-function hoistOn(svg, node) {
-  // A second node of a name has that one's flag.
+function setFlag(svg, node) {
+  // A node with a number, such as alfa-2, has the flag of alfa.
   const name = node && node.replace(/-\d+$/, "");
   const known = name && byId(`flag-${name}`);
   svg.firstElementChild.setAttribute("href", known ? `#flag-${name}` : "#flag-none");
 }
 
-const named = (node) => [flag(node), element("span", {}, node)];
+const flagAndName = (node) => [flag(node), element("span", {}, node)];
 const plural = (n, one) => `${n} ${n === 1 ? one : `${one}s`}`;
 const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 
@@ -47,29 +47,29 @@ begin();
 let lastCrowds = null;
 let newest = 0;
 
-// A session starts with its handshake; one that never got an id is used again.
+// Starts a session with its handshake. A session that never got an id is used again.
 function begin() {
   const last = sessions.at(-1);
   if (last && !last.sid) return (session = last);
   session = { number: sessions.length + 1, sid: null, node: null, requests: [], websocket: null };
   sessions.push(session);
-  byId("hoist").replaceChildren();
+  byId("requests").replaceChildren();
   return session;
 }
 
-// Who answered otherwise than the session's own node: [] where everything is in order.
-const strangers = (s) => s.requests.filter((r) => r.node && s.node && r.node !== s.node);
+// Requests of a session that another node answered.
+const misrouted = (s) => s.requests.filter((r) => r.node && s.node && r.node !== s.node);
 const answered = (s, ...kinds) => s.requests.filter((r) => r.node && kinds.includes(r.kind));
 
-function hang(request) {
+function addRequest(request) {
   request.item = element("li", { "data-kind": request.kind });
-  byId("hoist").append(request.item);
-  while (byId("hoist").children.length > MOST_FLAGS) byId("hoist").firstElementChild.remove();
-  label(request);
+  byId("requests").append(request.item);
+  while (byId("requests").children.length > MAX_FLAGS) byId("requests").firstElementChild.remove();
+  labelRequest(request);
   byId("line").scrollLeft = byId("line").scrollWidth;
 }
 
-function label(request) {
+function labelRequest(request) {
   const { item, kind, node, fault, took } = request;
   const lines = [node, fault ?? (took === undefined ? null : `${took} ms`)].filter(Boolean);
   const [second = "waiting", third] = lines;
@@ -87,8 +87,8 @@ const counts = {
   plain: { requests: 0, failed: 0, opened: 0, connected: 0 },
 };
 let route = "moorline";
-/** What happened last to a session without affinity. */
-let mishap = null;
+/** The last request that failed without affinity: the node that opened the session, and the node that got the request. */
+let failure = null;
 
 function count(on, what) {
   counts[on][what]++;
@@ -102,13 +102,13 @@ function count(on, what) {
 const { open, send } = XMLHttpRequest.prototype;
 
 XMLHttpRequest.prototype.open = function (method, url, ...rest) {
-  this.asked = { method, url: new URL(url, location.href) };
+  this.requested = { method, url: new URL(url, location.href) };
   return open.call(this, method, url, ...rest);
 };
 
 XMLHttpRequest.prototype.send = function (body) {
-  const on = Object.keys(PATHS).find((name) => this.asked?.url.pathname.startsWith(PATHS[name]));
-  if (on) watch(this, this.asked, on);
+  const on = Object.keys(PATHS).find((name) => this.requested?.url.pathname.startsWith(PATHS[name]));
+  if (on) watch(this, this.requested, on);
   return send.call(this, body);
 };
 
@@ -119,7 +119,7 @@ function watch(xhr, { method, url }, on) {
   const started = performance.now();
   const request = { kind, node: null };
   owner.requests.push(request);
-  if (owner === session) hang(request);
+  if (owner === session) addRequest(request);
   xhr.addEventListener("loadend", () => {
     request.node = xhr.status ? xhr.getResponseHeader("x-node") : null;
     request.took = Math.round(performance.now() - started);
@@ -128,13 +128,13 @@ function watch(xhr, { method, url }, on) {
     if (xhr.status === 400 && /"code":"?1\b/.test(xhr.responseText)) {
       request.fault = "400, code 1";
       count(on, "failed");
-      if (on === "plain") mishap = { opened: owner.node, asked: request.node };
+      if (on === "plain") failure = { opened: owner.node, got: request.node };
     }
     if (kind === "handshake" && !request.fault) {
       owner.node = request.node;
       count(on, "opened");
     }
-    if (request.item) label(request);
+    if (request.item) labelRequest(request);
     show();
   });
 }
@@ -143,7 +143,7 @@ function watch(xhr, { method, url }, on) {
 
 const TRANSPORTS = { upgrade: ["polling", "websocket"], polling: ["polling"], websocket: ["websocket"] };
 let choice = "upgrade";
-let trouble = false;
+let lost = false;
 
 const socket = io({ transports: TRANSPORTS[choice], reconnectionDelay: 500, reconnectionDelayMax: 2000 });
 
@@ -152,113 +152,113 @@ socket.io.on("open", () => {
   if (session.sid && session.sid !== engine.id) begin();
   session.sid = engine.id;
   engine.on("upgrade", (upgraded) => {
-    if (upgraded.name === "websocket") socket.emit("whoami", (here) => holds(here.node));
+    if (upgraded.name === "websocket") socket.emit("whoami", ({ node }) => addWebSocket(node));
   });
 });
 
 socket.on("welcome", ({ node, crowds, recent }) => {
   session.node ??= node;
-  // Without any request before it, the session began as a WebSocket.
-  if (!session.requests.length) holds(node);
+  // A session without an earlier request began as a WebSocket.
+  if (!session.requests.length) addWebSocket(node);
   showCrowds(crowds);
   recent.forEach(showMessage);
   show();
 });
 socket.on("connect", () => {
   if (session.requests.some(({ kind }) => kind === "handshake")) count(route, "connected");
-  heard(false);
+  setLost(false);
 });
-socket.on("connect_error", () => heard(true));
-socket.on("disconnect", () => heard(true));
+socket.on("connect_error", () => setLost(true));
+socket.on("disconnect", () => setLost(true));
 socket.on("crowds", showCrowds);
 socket.on("message", showMessage);
 
-function heard(bad) {
-  trouble = bad;
+function setLost(value) {
+  lost = value;
   show();
 }
 
-// A new session, over the transports chosen.
+// Opens a new session with the chosen transports.
 function reconnect() {
   socket.io.opts.transports = TRANSPORTS[choice];
   socket.io.opts.path = PATHS[route];
-  mishap = null;
+  failure = null;
   socket.disconnect().connect();
-  heard(false);
+  setLost(false);
 }
 
-// The session's WebSocket is held by this node.
-function holds(node) {
+// Records the WebSocket of the session.
+function addWebSocket(node) {
   session.websocket = node;
   const request = { kind: "websocket", node };
   session.requests.push(request);
-  hang(request);
+  addRequest(request);
   show();
 }
 
-// ---------------------------------------------------------------- the session, told
+// ---------------------------------------------------------------- the state of the session
 
 function show() {
-  const state = socket.connected && session.node ? "connected" : trouble ? "lost" : "connecting";
-  const strange = strangers(session);
+  const state = socket.connected && session.node ? "connected" : lost ? "lost" : "connecting";
+  const wrong = misrouted(session);
   byId("state").dataset.state = state;
-  const way = session.websocket ? "WebSocket" : "polling";
-  const said = { connected: `Connected to ${session.node} by ${way}`, connecting: "Connecting", lost: "Connection lost, trying again" }[state];
-  if (byId("state").textContent !== said) byId("state").textContent = said;
-  hoistOn(byId("pennant"), state === "connected" ? session.node : null);
-  byId("headline").textContent = headline(state, strange);
-  byId("story").textContent = story(state, strange);
-  showFacts(strange);
+  const transport = session.websocket ? "WebSocket" : "polling";
+  const text = { connected: `Connected to ${session.node} by ${transport}`, connecting: "Connecting", lost: "Connection lost, trying again" }[state];
+  if (byId("state").textContent !== text) byId("state").textContent = text;
+  setFlag(byId("session-flag"), state === "connected" ? session.node : null);
+  byId("headline").textContent = headline(state, wrong);
+  byId("story").textContent = story(state, wrong);
+  showFacts(wrong);
   showSessions();
   if (lastCrowds) showCrowds(lastCrowds);
 }
 
-function headline(state, strange) {
-  if (mishap) return "Adrift";
-  if (strange.length) return "Adrift";
-  if (state === "connected") return `Moored at ${session.node}`;
-  return state === "lost" ? "Cast off" : "Looking for a berth";
+function headline(state, wrong) {
+  if (failure || wrong.length) return "No affinity";
+  if (state === "connected") return `Session on ${session.node}`;
+  return state === "lost" ? "Connection lost" : "Connecting";
 }
 
-function story(state, strange) {
-  if (mishap) {
-    const { opened, asked } = mishap;
-    return `${capital(opened ?? "a node")} opened a session, and ${asked} answered its next request with 400, code 1: it does not know that session. The client starts again. ${capital(plural(counts.plain.failed, "request"))} failed so far.`;
+function story(state, wrong) {
+  if (failure) {
+    const { opened, got } = failure;
+    return `${capital(opened ?? "a node")} opened a session, and ${got} replied to its next request with 400, code 1: ${got} does not know the session. The client starts again. ${capital(plural(counts.plain.failed, "request"))} failed so far.`;
   }
-  if (strange.length) {
-    return `${capital(session.node)} opened this session, but ${strange[0].node} answered a later request: nothing keeps the session on its node.`;
+  if (wrong.length) {
+    return `${capital(session.node)} opened this session, but ${wrong[0].node} got a later request: the session does not stay on its node.`;
   }
-  if (state === "lost") return "The connection is gone. The client is asking for a new session.";
-  if (state === "connecting") return "Asking the front door for a session.";
+  if (state === "lost") return "The connection is lost. The client requests a new session.";
+  if (state === "connecting") return "The client requests a session.";
   const before = sessions[session.number - 2]?.node;
   const move = !before ? "" : before === session.node
-    ? ` A new session, and it came to ${before} again.`
-    : ` A new session: it moved here from ${before}.`;
+    ? ` The session before was also on ${before}.`
+    : ` The session before was on ${before}.`;
   const replies = answered(session, "handshake", "poll", "post").length;
-  if (!replies) return `${capital(session.node)} holds this session's WebSocket, which is all there is to it.${move}`;
-  const hold = session.websocket ? `, and ${session.websocket} holds its WebSocket` : "";
-  return `All ${plural(replies, "request")} of this session had their answer from ${session.node}${hold}.${move}`;
+  if (!replies) return `${capital(session.node)} has the WebSocket of this session. There are no other requests.${move}`;
+  const websocket = session.websocket ? `, and ${session.websocket} has its WebSocket` : "";
+  const all = replies === 1 ? "The request" : `All ${plural(replies, "request")}`;
+  return `${all} of this session went to ${session.node}${websocket}.${move}`;
 }
 
-function showFacts(strange) {
+function showFacts(wrong) {
   const opened = answered(session, "handshake").at(-1);
   const later = answered(session, "poll", "post");
   const same = later.filter((r) => r.node === session.node).length;
   const direct = session.websocket && !opened;
   fact("handshake", opened?.node, opened ? `${opened.took} ms` : direct ? "over the WebSocket" : "");
   fact("polls", later.length && session.node, later.length ? `${same} of ${later.length}` : direct ? "none" : "");
-  fact("upgrade", session.websocket, session.websocket ? "open" : choice === "polling" ? "not asked for" : "");
-  byId("polls").classList.toggle("wrong", strange.length > 0);
+  fact("upgrade", session.websocket, session.websocket ? "open" : choice === "polling" ? "not requested" : "");
+  byId("polls").classList.toggle("wrong", wrong.length > 0);
 }
 
 function fact(id, node, more) {
   const small = element("small", {}, more || "…");
-  byId(id).replaceChildren(...(node ? named(node) : []), small);
+  byId(id).replaceChildren(...(node ? flagAndName(node) : []), small);
   byId(id).dataset.node = node || "";
 }
 
 function showSessions() {
-  const lines = sessions.slice(-MOST_SESSIONS).map((s) => {
+  const lines = sessions.slice(-MAX_SESSIONS).map((s) => {
     const before = sessions[s.number - 2];
     const what = !s.node ? "opening" : !before?.node ? "opened on" : before.node === s.node ? "stayed on" : "moved to";
     const parts = [element("span", { class: "count" }, `Session ${s.number}`), what];
@@ -275,7 +275,7 @@ function showCrowds(crowds) {
   lastCrowds = crowds;
   byId("crowds").replaceChildren(...crowds.map(({ node, people }) => {
     const you = socket.connected && node === session.node ? " (you)" : "";
-    const count = element("span", {}, `${people}`, element("span", { class: "unseen" }, people === 1 ? " person" : " people"), you);
+    const count = element("span", {}, `${people}`, element("span", { class: "unseen" }, people === 1 ? " user" : " users"), you);
     return element("li", { "data-node": node }, flag(node), element("b", {}, node), count);
   }));
 }
@@ -286,10 +286,10 @@ function showMessage({ id, from, text, node, at }) {
   byId("quiet").hidden = true;
   const when = new Date(at);
   const time = element("time", { datetime: when.toISOString() }, when.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" }));
-  const who = element("p", { class: "who" }, flag(node), element("b", {}, from), `through ${node}`, time);
+  const sender = element("p", { class: "sender" }, flag(node), element("b", {}, from), `through ${node}`, time);
   const log = byId("log");
-  log.append(element("li", { "data-node": node }, who, element("p", {}, text)));
-  while (log.children.length > MOST_MESSAGES) log.firstElementChild.remove();
+  log.append(element("li", { "data-node": node }, sender, element("p", {}, text)));
+  while (log.children.length > MAX_MESSAGES) log.firstElementChild.remove();
   byId("log-frame").scrollTop = byId("log-frame").scrollHeight;
 }
 
@@ -304,9 +304,9 @@ byId("say").addEventListener("submit", (event) => {
 
 // ---------------------------------------------------------------- name, controls
 
-const CREW = ["Ada", "Bela", "Cleo", "Dag", "Edda", "Finn", "Gus", "Hana", "Ivo", "Juno", "Kaia", "Leif"];
+const NAMES = ["Ada", "Bela", "Cleo", "Dag", "Edda", "Finn", "Gus", "Hana", "Ivo", "Juno", "Kaia", "Leif"];
 const name = byId("name");
-name.value = sessionStorage.getItem("name") || CREW[Math.floor(Math.random() * CREW.length)];
+name.value = sessionStorage.getItem("name") || NAMES[Math.floor(Math.random() * NAMES.length)];
 sessionStorage.setItem("name", name.value);
 name.addEventListener("change", () => sessionStorage.setItem("name", name.value));
 
@@ -317,7 +317,7 @@ byId("plain").addEventListener("change", ({ target }) => {
   reconnect();
 });
 for (const radio of document.querySelectorAll('input[name="transport"]')) {
-  // A reloaded page may come with the choice it was left with.
+  // Browsers restore the choice when the page is reloaded.
   radio.checked = radio.value === choice;
   radio.addEventListener("change", () => {
     choice = radio.value;

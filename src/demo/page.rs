@@ -1,13 +1,13 @@
-//! The chat page and its parts, as HTTP replies.
+//! The chat page and its files, as HTTP replies.
 //!
-//! The parts are compiled in and name nothing outside their own origin, so the page works without
-//! any network; the content security policy holds it to that.
+//! The files are part of the binary and refer to no other origin, so that the page works without a network.
+//! The content security policy enforces this.
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 
-use super::control::Desk;
+use super::control::ActionHandler;
 
 const PAGE_CSS: &[u8] = include_bytes!("page.css");
 const NODES_JS: &[u8] = include_bytes!("nodes.js");
@@ -16,28 +16,31 @@ const CLIENT_JS: &[u8] = include_bytes!("socket.io.min.js");
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
                       img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// Answers whatever is not Socket.IO's: the page, its style and scripts, its orders, or 404.
-pub(super) async fn answer<B>(request: &Request<B>, desk: &Desk) -> Response<Full<Bytes>> {
-    if let Some(order) = request.uri().path().strip_prefix("/demo/") {
-        return desk.answer(order, request).await;
+/// Replies to requests that are not for Socket.IO: the page, its files, its actions, or 404.
+pub(super) async fn answer<B>(
+    request: &Request<B>,
+    actions: &ActionHandler,
+) -> Response<Full<Bytes>> {
+    if let Some(action) = request.uri().path().strip_prefix("/demo/") {
+        return actions.answer(action, request).await;
     }
     let (kind, text) = match request.uri().path() {
-        "/" => ("text/html; charset=utf-8", desk.page()),
+        "/" => ("text/html; charset=utf-8", actions.page()),
         "/page.css" => ("text/css; charset=utf-8", Bytes::from_static(PAGE_CSS)),
         "/nodes.js" => ("text/javascript; charset=utf-8", Bytes::from_static(NODES_JS)),
         "/page.js" => ("text/javascript; charset=utf-8", Bytes::from_static(PAGE_JS)),
         "/client.js" => ("text/javascript; charset=utf-8", Bytes::from_static(CLIENT_JS)),
-        _ => return plain(StatusCode::NOT_FOUND, "There is nothing here; the chat is at /\n"),
+        _ => return plain(StatusCode::NOT_FOUND, "Not found; the chat is at /\n"),
     };
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        return plain(StatusCode::METHOD_NOT_ALLOWED, "Only GET is answered here\n");
+        return plain(StatusCode::METHOD_NOT_ALLOWED, "Only GET is allowed\n");
     }
     let mut response = Response::new(Full::from(text));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    // Another version of the demo may answer at the same address tomorrow.
+    // Another version of the demo may use the same address later.
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }

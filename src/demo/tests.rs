@@ -1,4 +1,4 @@
-//! Nodes over their real sockets, by the polling transport: a session is a few plain requests.
+//! Tests of nodes over real sockets with the polling transport.
 
 use std::net::SocketAddr;
 
@@ -31,7 +31,7 @@ async fn send(to: SocketAddr, method: Method, path: &str, body: &str) -> Respons
 struct User {
     node: SocketAddr,
     path: String,
-    heard: String,
+    received: String,
 }
 
 impl User {
@@ -41,7 +41,7 @@ impl User {
         let open: Value = serde_json::from_str(opened.strip_prefix('0').unwrap()).unwrap();
         let sid = open["sid"].as_str().unwrap();
         let path = format!("/socket.io/?EIO=4&transport=polling&sid={sid}");
-        let user = Self { node, path, heard: String::new() };
+        let user = Self { node, path, received: String::new() };
         user.post("40").await;
         user
     }
@@ -50,14 +50,14 @@ impl User {
         assert_eq!(send(self.node, Method::POST, &self.path, packet).await.body(), "ok");
     }
 
-    /// Polls until something with this text arrived, and gives all that was heard so far.
-    async fn hear(&mut self, text: &str) -> &str {
-        while !self.heard.contains(text) {
+    /// Polls until a packet with this text arrives, and returns all packets so far.
+    async fn receive(&mut self, text: &str) -> &str {
+        while !self.received.contains(text) {
             let polled = send(self.node, Method::GET, &self.path, "").await;
             assert_eq!(polled.status(), 200);
-            self.heard.push_str(polled.body());
+            self.received.push_str(polled.body());
         }
-        &self.heard
+        &self.received
     }
 }
 
@@ -70,13 +70,13 @@ async fn every_reply_names_its_node() {
             assert_eq!(reply.headers()["x-node"], name, "{path}");
             assert_eq!(reply.status() == 404, path == "/missing", "{path}");
         }
-        let welcome = User::connect(address).await.hear("welcome").await.to_owned();
+        let welcome = User::connect(address).await.receive("welcome").await.to_owned();
         assert!(welcome.contains(&format!(r#""node":"{name}","transport":"polling""#)));
     }
 }
 
 #[tokio::test]
-async fn the_page_names_nothing_outside_its_origin() {
+async fn the_page_refers_to_no_other_origin() {
     let nodes = Nodes::start(&["alfa"]).await.unwrap();
     let page = send(nodes.addresses()[0], Method::GET, "/", "").await;
     assert!(page.headers()["content-security-policy"].to_str().unwrap().contains("'none'"));
@@ -90,22 +90,22 @@ async fn a_message_reaches_the_users_of_every_node() {
     let nodes = Nodes::start(&["alfa", "bravo"]).await.unwrap();
     let mut here = User::connect(nodes.addresses()[0]).await;
     let mut there = User::connect(nodes.addresses()[1]).await;
-    here.hear("welcome").await;
-    there.hear("welcome").await;
+    here.receive("welcome").await;
+    there.receive("welcome").await;
     here.post(r#"420["say",{"from":"Ada","text":"ahoy"}]"#).await;
     let message = r#"["message",{"id":1,"from":"Ada","text":"ahoy","node":"alfa","at":"#;
-    assert!(there.hear("ahoy").await.contains(message));
-    assert!(here.hear("ahoy").await.contains(message));
-    assert!(here.hear("430[").await.contains(r#"430[{"node":"alfa","transport":"polling"}]"#));
+    assert!(there.receive("ahoy").await.contains(message));
+    assert!(here.receive("ahoy").await.contains(message));
+    assert!(here.receive("430[").await.contains(r#"430[{"node":"alfa","transport":"polling"}]"#));
 }
 
 #[tokio::test]
-async fn what_is_too_long_is_cut_and_what_is_blank_is_not_said() {
+async fn long_messages_are_cut_and_blank_ones_are_not_sent() {
     let nodes = Nodes::start(&["alfa"]).await.unwrap();
     let mut user = User::connect(nodes.addresses()[0]).await;
     user.post(r#"42["say",{"from":"Ada","text":" \u0007 "}]"#).await;
     user.post(&format!(r#"42["say",{{"from":"Ada","text":"{}"}}]"#, "é".repeat(900))).await;
-    let said = user.hear(r#"["message""#).await.to_owned();
+    let said = user.receive(r#"["message""#).await.to_owned();
     assert!(said.contains(r#""id":1,"#), "{said}");
     assert_eq!(said.matches('é').count(), 500);
 }
@@ -114,33 +114,33 @@ async fn what_is_too_long_is_cut_and_what_is_blank_is_not_said() {
 async fn people_are_counted_while_they_are_connected() {
     let nodes = Nodes::start(&["alfa", "bravo"]).await.unwrap();
     let mut user = User::connect(nodes.addresses()[0]).await;
-    user.hear(r#"[{"node":"alfa","people":1},{"node":"bravo","people":0}]"#).await;
+    user.receive(r#"[{"node":"alfa","people":1},{"node":"bravo","people":0}]"#).await;
     let other = User::connect(nodes.addresses()[1]).await;
-    user.hear(r#"[{"node":"alfa","people":1},{"node":"bravo","people":1}]"#).await;
-    user.heard.clear();
+    user.receive(r#"[{"node":"alfa","people":1},{"node":"bravo","people":1}]"#).await;
+    user.received.clear();
     other.post("41").await;
-    user.hear(r#"[{"node":"alfa","people":1},{"node":"bravo","people":0}]"#).await;
+    user.receive(r#"[{"node":"alfa","people":1},{"node":"bravo","people":0}]"#).await;
 }
 
 #[tokio::test]
-async fn a_shutdown_frees_the_ports_though_users_are_connected() {
+async fn a_shutdown_closes_ports_and_connections_of_users() {
     let nodes = Nodes::start(&["alfa"]).await.unwrap();
     let address = nodes.addresses()[0];
     let mut idle = TcpStream::connect(address).await.unwrap();
-    User::connect(address).await.hear("crowds").await;
+    User::connect(address).await.receive("crowds").await;
     nodes.shutdown().await;
     assert!(TcpStream::connect(address).await.is_err());
     assert_eq!(idle.read(&mut [0]).await.unwrap_or(0), 0, "the kept connection is closed");
 }
 
 #[tokio::test]
-async fn a_name_that_no_header_can_carry_is_refused() {
-    let refused = Nodes::start(&["al\nfa"]).await.unwrap_err();
-    assert_eq!(refused.kind(), io::ErrorKind::InvalidInput);
+async fn a_name_that_is_not_a_header_value_is_rejected() {
+    let error = Nodes::start(&["al\nfa"]).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
 }
 
-/// Orders a reload of a node with these fields, and gives the status.
-async fn order(to: SocketAddr, fields: &[(&str, &str)]) -> u16 {
+/// Requests a reload from a node with these header fields, and returns the status.
+async fn request_reload(to: SocketAddr, fields: &[(&str, &str)]) -> u16 {
     let stream = TcpStream::connect(to).await.unwrap();
     let (mut client, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
@@ -154,14 +154,14 @@ async fn order(to: SocketAddr, fields: &[(&str, &str)]) -> u16 {
 }
 
 #[tokio::test]
-async fn orders_come_from_the_page_on_this_machine_alone() {
+async fn actions_need_the_token_and_loopback_addresses() {
     let nodes = Nodes::start(&["alfa"]).await.unwrap();
     let node = nodes.addresses()[0];
-    let mut orders = nodes.orders().unwrap();
+    let mut requests = nodes.requests().unwrap();
     tokio::spawn(async move {
-        while let Some(DemoRequest { order, answer }) = orders.recv().await {
-            assert_eq!(order, Order::Reload);
-            answer.send(Ok(OrderReport::default())).unwrap();
+        while let Some(DemoRequest { action, reply }) = requests.recv().await {
+            assert_eq!(action, DemoAction::Reload);
+            reply.send(Ok(ActionReport::default())).unwrap();
         }
     });
     let page = send(node, Method::GET, "/", "").await.into_body();
@@ -186,14 +186,14 @@ async fn orders_come_from_the_page_on_this_machine_alone() {
             ("origin", origin),
             ("x-demo-token", token),
         ];
-        assert_eq!(order(node, &fields).await, status, "{fields:?}");
+        assert_eq!(request_reload(node, &fields).await, status, "{fields:?}");
     }
     let without_origin = [("host", "localhost"), ("x-demo-token", token)];
-    assert_eq!(order(node, &without_origin).await, 403);
+    assert_eq!(request_reload(node, &without_origin).await, 403);
 }
 
 #[tokio::test]
-async fn a_node_answers_below_its_second_prefix_too() {
+async fn a_node_also_serves_below_the_plain_prefix() {
     let nodes = Nodes::start(&["alfa"]).await.unwrap();
     let node = nodes.addresses()[0];
     let opened = send(node, Method::GET, "/plain/socket.io/?EIO=4&transport=polling", "").await;
@@ -202,17 +202,17 @@ async fn a_node_answers_below_its_second_prefix_too() {
 }
 
 #[tokio::test]
-async fn a_killed_node_resets_its_connections_and_the_others_live() {
+async fn a_killed_node_resets_its_connections_and_others_keep_running() {
     let nodes = Nodes::start(&["alfa", "bravo"]).await.unwrap();
     let [alfa, bravo] = nodes.addresses()[..] else { panic!("two nodes") };
     let mut idle = TcpStream::connect(alfa).await.unwrap();
-    User::connect(alfa).await.hear("welcome").await;
+    User::connect(alfa).await.receive("welcome").await;
     let mut other = User::connect(bravo).await;
     nodes.kill("alfa");
     let end = idle.read(&mut [0]).await.unwrap_err();
     assert_eq!(end.kind(), io::ErrorKind::ConnectionReset);
     assert!(!nodes.runs("alfa") && nodes.runs("bravo"));
-    other.hear(r#"[{"node":"bravo","people":1}]"#).await;
+    other.receive(r#"[{"node":"bravo","people":1}]"#).await;
     while TcpStream::connect(alfa).await.is_ok() {
         tokio::task::yield_now().await;
     }

@@ -97,7 +97,7 @@ impl ArrivalContext<'_> {
             return false;
         };
         let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
-        listener.misdirects(&host, self.tls_info)
+        listener.is_misdirected(&host, self.tls_info)
     }
 }
 

@@ -1,5 +1,6 @@
-//! The command line against a running proxy: what it prints, how it exits, and what it says where
-//! there is nobody to speak to.
+//! The command line against a running proxy: output, exit codes, and errors if no process is found.
+
+mod client;
 
 use std::{ffi::OsStr, fs};
 
@@ -8,14 +9,13 @@ use serde_json::Value;
 use crate::support::{
     Backend, Node, Peer, Proxy, Raw,
     admin::command,
-    message::get,
     node::handshake,
     process,
-    proxy::{RELOADS_REFUSED, Setup, message_after},
+    proxy::RELOADS_REFUSED,
     websocket::{self, tunnel},
 };
 
-/// The cells of a printed table's rows, columns being two blanks or more apart.
+/// Splits a printed table into cells; columns are separated by at least two blanks.
 fn rows(text: &str) -> Vec<Vec<String>> {
     let cells = |line: &str| {
         let cells = line.split("  ").map(str::trim).filter(|cell| !cell.is_empty());
@@ -36,7 +36,7 @@ async fn status_and_backends_are_tables() {
     assert!(said.contains(&head), "{said}");
     assert!(said.contains(&format!("web       http      {}\n", proxy.web())), "{said}");
     assert!(said.contains("app   least-sessions  configuration  2/2"), "{said}");
-    // A pipe gets neither colours nor blanks at the end of a line.
+    // Output to a pipe has neither colors nor trailing blanks.
     assert!(!said.contains('\x1b') && !said.lines().any(|line| line.ends_with(' ')), "{said}");
     let listed = rows(&proxy.command(&["backends"]).await.done());
     assert_eq!(listed[0][..3], ["POOL", "BACKEND", "STATE"]);
@@ -53,30 +53,33 @@ async fn status_and_backends_are_tables() {
 }
 
 #[tokio::test]
-async fn backends_are_added_weighed_and_removed() {
+async fn backends_are_added_weighted_and_removed() {
     let (first, second) = (Backend::replying("a").await, Backend::replying("b").await);
     let mut proxy = Proxy::for_backends(&[first.address]).await;
     let address = second.address.to_string();
     let add = ["backends", "add", "app", &address, "--name", "extra", "--weight", "2"];
-    assert_eq!(proxy.command(&add).await.done(), "app/extra is added, until restart\n");
+    assert_eq!(proxy.command(&add).await.done(), "added app/extra until restart\n");
     proxy.command(&add).await.refused("extra");
     let weight = proxy.command(&["backends", "weight", "app", "extra", "5", "--json"]).await;
     assert_eq!(weight.json()["weight"], 5);
     let listed = proxy.command(&["backends"]).await.done();
-    assert!(listed.contains(&format!("at {address}; added by order, until restart")), "{listed}");
+    assert!(
+        listed.contains(&format!("at {address}; added by a command until restart")),
+        "{listed}"
+    );
     assert_eq!(proxy.command(&["backends", "weight", "app", "extra", "0"]).await.code, 2);
     proxy.command(&["backends", "weight", "app", "none", "2"]).await.refused("none");
     let named = first.address.to_string();
     proxy.command(&["backends", "remove", "app", &named]).await.refused("drain it instead");
     let removed = proxy.command(&["backends", "remove", "app", "extra"]).await.done();
-    assert!(removed.starts_with("app/extra is removed"), "{removed}");
+    assert!(removed.starts_with("removed app/extra"), "{removed}");
     proxy.wait_for_baseline().await;
     drop((first, second));
     proxy.finish().await;
 }
 
 #[tokio::test]
-async fn a_drain_is_ordered_once_and_ended() {
+async fn a_second_drain_is_rejected_and_undrain_ends_the_first() {
     let (first, second) = (Backend::replying("a").await, Backend::replying("b").await);
     let proxy = Proxy::with(|settings| {
         settings.backends(&[first.address, second.address]);
@@ -97,7 +100,7 @@ async fn a_drain_is_ordered_once_and_ended() {
     let ended = proxy.command(&["undrain", &target]).await.done();
     assert!(ended.starts_with("1 backend no longer drained"), "{ended}");
     proxy.command(&["undrain", &target]).await.refused("");
-    // Words that make no sense never reach the process.
+    // Invalid arguments are rejected before the process is contacted.
     for words in [
         &["drain"][..],
         &["drain", "app", "--all"],
@@ -118,7 +121,7 @@ async fn a_drain_is_ordered_once_and_ended() {
 }
 
 #[tokio::test]
-async fn a_drain_is_waited_for_until_its_backend_is_empty() {
+async fn drain_wait_returns_when_the_backend_is_empty() {
     let (manual, other) = (Backend::manual().await, Backend::replying("b").await);
     let proxy = Proxy::with(|settings| {
         settings.backends(&[manual.address]);
@@ -146,7 +149,7 @@ async fn a_drain_is_waited_for_until_its_backend_is_empty() {
 }
 
 #[tokio::test]
-async fn by_is_the_clock_of_who_types() {
+async fn drain_by_uses_the_local_time_zone() {
     let backend = Backend::manual().await;
     let proxy = Proxy::for_backends(&[backend.address]).await;
     let (open, far) = tunnel(&proxy, &backend).await;
@@ -164,7 +167,7 @@ async fn by_is_the_clock_of_who_types() {
 }
 
 #[tokio::test]
-async fn plans_tell_and_reloads_do() {
+async fn plan_shows_changes_without_applying_them() {
     let backend = Backend::manual().await;
     let other = Backend::replying("other").await;
     let mut proxy = Proxy::with(|settings| {
@@ -179,10 +182,10 @@ async fn plans_tell_and_reloads_do() {
     assert_eq!((broken.code, broken.out.as_str()), (1, ""));
     assert!(broken.err.contains("broken.toml:1:") && broken.err.contains('^'), "{broken:?}");
     proxy.command(&["plan", "none.toml"]).await.refused("cannot read none.toml");
-    // Another list of backends costs the one who is connected.
-    let mut wanted = proxy.settings.clone();
-    wanted.backends(&[other.address]);
-    fs::write(proxy.directory().join("new.toml"), wanted.text()).unwrap();
+    // A change of the backends disconnects the open tunnel.
+    let mut new = proxy.settings.clone();
+    new.backends(&[other.address]);
+    fs::write(proxy.directory().join("new.toml"), new.text()).unwrap();
     let plan = proxy.command(&["plan", "new.toml"]).await.done();
     let table = rows(&plan);
     let row = |how: &str| {
@@ -194,7 +197,7 @@ async fn plans_tell_and_reloads_do() {
     assert!(plan.ends_with(end), "{plan}");
     let json = proxy.command(&["plan", "new.toml", "--json"]).await.json();
     assert_eq!((&json["disconnected_tunnels"], &json["empty"]), (&1.into(), &false.into()));
-    // Nothing has changed by all that.
+    // The plans have changed nothing.
     open.send("still").await;
     far.wait_for_rest(b"still").await;
     drop(open);
@@ -204,12 +207,12 @@ async fn plans_tell_and_reloads_do() {
     proxy.finish().await;
 }
 
-/// A proxy whose file, since it was read by these `reload` terms, names another backend than the one
-/// that holds a tunnel.
-async fn costly(terms: &str) -> Costly {
+/// Starts a proxy with these `reload` settings and a tunnel, and then replaces the backend of the tunnel
+/// in the file.
+async fn costly(reload: &str) -> Costly {
     let (backend, other) = (Backend::manual().await, Backend::replying("other").await);
     let mut proxy = Proxy::with(|settings| {
-        settings.backends(&[backend.address]).pool("drain", "\"1h\"").top("reload", terms);
+        settings.backends(&[backend.address]).pool("drain", "\"1h\"").top("reload", reload);
     })
     .await;
     let (open, far) = tunnel(&proxy, &backend).await;
@@ -219,6 +222,7 @@ async fn costly(terms: &str) -> Costly {
     Costly { proxy, backend, other, open, far }
 }
 
+/// A proxy whose file would disconnect its open tunnel.
 struct Costly {
     proxy: Proxy,
     backend: Backend,
@@ -228,14 +232,14 @@ struct Costly {
 }
 
 impl Costly {
-    /// The tunnel has noticed nothing.
-    async fn assert_unharmed(&mut self) {
+    /// Asserts that the tunnel still works.
+    async fn assert_tunnel_open(&mut self) {
         self.open.send("still").await;
         self.far.wait_for_rest(b"still").await;
     }
 
-    /// Puts the file in force, at its price, and ends.
-    async fn pay(mut self) {
+    /// Reloads the file, which disconnects the tunnel, and ends the proxy.
+    async fn reload_and_finish(mut self) {
         self.proxy.command(&["reload", "--max-disconnects", "1"]).await.done();
         let now = self.proxy.command(&["backends"]).await.done();
         assert!(now.contains(&self.other.address.to_string()), "{now}");
@@ -248,31 +252,33 @@ impl Costly {
 }
 
 #[tokio::test]
-async fn a_reload_that_costs_too_much_is_refused() {
+async fn a_reload_above_max_disconnects_is_rejected() {
     let mut site = costly("{ watch = false }").await;
     let refused = site.proxy.command(&["reload", "--max-disconnects", "0"]).await;
     assert_eq!(refused.code, 1, "{refused:?}");
     assert!(refused.err.contains("at most 0"), "{refused:?}");
-    // Nobody looks at the file who would put it in force all the same.
+    // The file is not watched, so nothing else reloads it.
     assert_eq!(process::watched_folders(site.proxy.pid()), 0);
-    let told = site.proxy.command(&["status"]).await.done();
-    assert!(told.contains("refused"), "{told}");
-    site.assert_unharmed().await;
-    site.pay().await;
+    let status = site.proxy.command(&["status"]).await.done();
+    assert!(status.contains("last reload rejected"), "{status}");
+    site.assert_tunnel_open().await;
+    site.reload_and_finish().await;
 }
 
 #[tokio::test]
-async fn a_configuration_limits_what_its_successor_costs() {
+async fn max_disconnects_of_the_configuration_limits_every_reload() {
     let mut site = costly("{ max_disconnects = 0 }").await;
     assert!(process::watched_folders(site.proxy.pid()) > 0);
-    // Whether the watch over the file asks, a signal, or a command that names no limit.
-    let told = |line: &str| line.contains("would disconnect 1 session");
-    site.proxy.wait_for_stderr("the refusal", told).await;
+    // The limit is for the file watch, a signal, and a command without a limit.
+    let rejected = |line: &str| line.contains("would disconnect 1 session");
+    site.proxy.wait_for_stderr("the rejected reload", rejected).await;
     site.proxy.hangup();
-    site.proxy.wait_for_metric("both refusals", RELOADS_REFUSED, |count| count >= 2.0).await;
+    site.proxy
+        .wait_for_metric("both rejected reloads", RELOADS_REFUSED, |count| count >= 2.0)
+        .await;
     assert_eq!(site.proxy.command(&["reload"]).await.code, 1);
-    site.assert_unharmed().await;
-    site.pay().await;
+    site.assert_tunnel_open().await;
+    site.reload_and_finish().await;
 }
 
 #[tokio::test]
@@ -292,12 +298,12 @@ async fn sessions_are_listed_found_and_closed() {
     let folder = proxy.directory();
     let found = command(folder, &["sessions", "find", "-"], &session.sid, &[]).await.done();
     assert!(found.contains("polling") && !found.contains(&session.sid), "{found}");
-    let nobody = proxy.command(&["sessions", "find", "nobody"]).await;
-    assert_eq!(nobody.code, 1);
-    assert!(nobody.out.starts_with("no pool knows it\n-- process "), "{nobody:?}");
+    let unknown = proxy.command(&["sessions", "find", "unknown"]).await;
+    assert_eq!(unknown.code, 1);
+    assert!(unknown.out.starts_with("unknown session id\n-- process "), "{unknown:?}");
     let polling = listed.iter().find(|row| row[3] == "polling").unwrap();
     let closed = proxy.command(&["sessions", "close", &polling[0]]).await.done();
-    assert_eq!(closed, format!("{} is closed\n", polling[0]));
+    assert_eq!(closed, format!("closed {}\n", polling[0]));
     proxy.command(&["sessions", "close", &polling[0]]).await.refused("");
     proxy.command(&["sessions", "unknown"]).await.refused("unknown");
     drop((client, open, node));
@@ -305,7 +311,7 @@ async fn sessions_are_listed_found_and_closed() {
 }
 
 #[tokio::test]
-async fn explanations_are_the_process_own() {
+async fn explain_uses_the_state_of_the_running_process() {
     let node = Node::start("a").await;
     let proxy = Proxy::for_backends(&[node.backend.address]).await;
     let mut client = Raw::connect(proxy.web()).await;
@@ -328,171 +334,4 @@ async fn explanations_are_the_process_own() {
     proxy.command(&["explain", "nonsense url"]).await.refused("");
     drop((client, node));
     proxy.finish().await;
-}
-
-#[tokio::test]
-async fn where_nobody_is_one_sentence_says_what_to_do() {
-    let folder = tempfile::tempdir().unwrap();
-    let ran = command(folder.path(), &["status"], "", &[]).await;
-    let here = folder.path().join("moorline.sock").display().to_string();
-    // Where the runtime folder is set, no other place is asked.
-    assert_eq!((ran.code, ran.err.trim_end().lines().count()), (1, 1), "{ran:?}");
-    assert!(ran.err.contains(&here) && ran.err.contains("--socket"), "{ran:?}");
-    let named = command(folder.path(), &["status", "--socket", "none.sock"], "", &[]).await;
-    named.refused("there is no socket none.sock");
-    let env = [("MOORLINE_SOCKET", OsStr::new("other.sock"))];
-    let named = command(folder.path(), &["status"], "", &env).await;
-    named.refused("there is no socket other.sock");
-    fs::write(folder.path().join("file"), "").unwrap();
-    let file = command(folder.path(), &["status", "--socket", "file"], "", &[]).await;
-    file.refused("no process listens on file");
-    let dead = folder.path().join("dead.sock");
-    drop(std::os::unix::net::UnixListener::bind(&dead).unwrap());
-    let dead = command(folder.path(), &["status", "--socket", "dead.sock"], "", &[]).await;
-    dead.refused("has ended");
-    let url = ["status", "--api", "http://127.0.0.1:1"];
-    let ran = command(folder.path(), &url, "", &[]).await;
-    assert_eq!(ran.code, 1, "{ran:?}");
-    let token = [("MOORLINE_TOKEN", OsStr::new("xxxxxxxxxxxxxxxx"))];
-    command(folder.path(), &url, "", &token).await.refused("cannot connect to 127.0.0.1:1");
-}
-
-#[tokio::test]
-async fn every_answer_names_the_process_its_file_and_its_socket() {
-    let backend = Backend::replying("ok").await;
-    let proxy = Proxy::for_backends(&[backend.address]).await;
-    let (pid, file, socket) = (proxy.pid(), proxy.file(), proxy.socket());
-    let line = format!("-- process {pid}, {}, {}\n", file.display(), socket.display());
-    for words in
-        [&["status"][..], &["backends"], &["plan"], &["sessions"], &["config"], &["reload"]]
-    {
-        let ran = proxy.command(words).await;
-        assert!(ran.out.ends_with(&line) && ran.code == 0, "{ran:?}");
-        let json = proxy.command(&[words, &["--json"]].concat()).await.json();
-        let whose = &json["process"];
-        assert_eq!(
-            (&whose["pid"], &whose["at"]),
-            (&pid.into(), &socket.display().to_string().into())
-        );
-        assert_eq!(whose["config"], file.display().to_string());
-    }
-    let refused = proxy.command(&["drain", "app/unknown"]).await;
-    assert!(refused.err.ends_with(&line), "{refused:?}");
-    drop(backend);
-    proxy.finish().await;
-}
-
-#[tokio::test]
-async fn a_proxy_from_flags_takes_its_socket_by_a_flag() {
-    let backend = Backend::replying("ok").await;
-    let address = backend.address.to_string();
-    let setup = Setup::new();
-    let socket = setup.directory().join("own.sock").display().to_string();
-    let words =
-        ["proxy", "--backend", &address, "--listen", "127.0.0.1:0", "--admin-socket", &socket];
-    let proxy = setup.arguments(&words).run().await;
-    // Without its own socket in the runtime folder, it is not found by chance.
-    proxy.command(&["status"]).await.refused("no running Moorline");
-    let ran = proxy.command(&["status", "--socket", &socket]).await;
-    let whose = format!("-- process {}, no configuration file, {socket}\n", proxy.pid());
-    assert!(ran.out.ends_with(&whose), "{ran:?}");
-    assert!(proxy.stderr_text().contains("configuration from flags"), "{}", proxy.stderr_text());
-    drop(backend);
-}
-
-#[tokio::test]
-async fn flags_that_are_wrong_say_what_to_write() {
-    let folder = tempfile::tempdir().unwrap();
-    for (words, advice) in [
-        (&["proxy", "--backend", "22001"][..], "\"127.0.0.1:22001\""),
-        (&["proxy", "--backend", "a:1", "--listen", "22300"], "\"127.0.0.1:22300\""),
-        (&["proxy", "--backend", "http://a:1"], "\"a:1\""),
-        (&["proxy", "--backend", "a:1,b"], "\"b:3000\""),
-        (&["proxy", "--backend", "a:1", "--metrics", "9090"], "\"127.0.0.1:9090\""),
-        (&["demo", "--listen", "localhost:80"], "\"127.0.0.1:80\""),
-    ] {
-        let ran = command(folder.path(), words, "", &[]).await;
-        assert_eq!(ran.code, 2, "{ran:?}");
-        assert!(ran.err.contains(advice), "{words:?}: {ran:?}");
-    }
-}
-
-#[tokio::test]
-async fn version_and_help_are_commands_too() {
-    let folder = tempfile::tempdir().unwrap();
-    let version = command(folder.path(), &["version"], "", &[]).await.done();
-    let expected = format!("moorline {}", env!("CARGO_PKG_VERSION"));
-    assert!(version.starts_with(&expected) && version.contains("\nfeatures: demo\n"), "{version}");
-    let flag = command(folder.path(), &["--version"], "", &[]).await.done();
-    assert_eq!(flag, version);
-    let short = command(folder.path(), &["-V"], "", &[]).await.done();
-    assert_eq!(short, format!("{expected}\n"));
-    for words in [&["help"][..], &["help", "--help"], &["help", "help"]] {
-        let help = command(folder.path(), words, "", &[]).await.done();
-        assert!(help.contains("Usage:"), "{words:?}: {help}");
-    }
-    let drain = command(folder.path(), &["help", "backends", "add"], "", &[]).await.done();
-    assert!(drain.contains("Usage: moorline backends add"), "{drain}");
-    command(folder.path(), &["help", "nothing"], "", &[]).await.refused("no command `nothing`");
-}
-
-#[tokio::test]
-async fn the_token_comes_from_the_environment_or_a_file() {
-    let backend = Backend::replying("ok").await;
-    let token = "a-token-for-tests-that-is-long-enough";
-    let setup = Setup::new().with(|settings| {
-        settings.backends(&[backend.address]).top(
-            "admin",
-            "{ metrics = \"127.0.0.1:0\", listen = \"127.0.0.1:0\", token = { file = \"token\" } }",
-        );
-    });
-    fs::write(setup.directory().join("token"), token).unwrap();
-    let proxy = setup.start().await;
-    let lines = proxy.stderr();
-    let url = lines.iter().find_map(|line| message_after(line, "admin API on http")).unwrap();
-    let url = format!("http{url}");
-    let words = ["status", "--json", "--api", &url];
-    let status = proxy.command(&[&words[..], &["--token-file", "token"]].concat()).await;
-    assert_eq!(status.json()["pid"], proxy.pid());
-    let env = [("MOORLINE_TOKEN", OsStr::new(token))];
-    let status = command(proxy.directory(), &words, "", &env).await;
-    assert_eq!(status.json()["pid"], proxy.pid());
-    proxy.command(&words).await.refused("MOORLINE_TOKEN");
-    let env = [("MOORLINE_TOKEN", OsStr::new("another-token-of-good-length"))];
-    let wrong = command(proxy.directory(), &words, "", &env).await;
-    assert!(!wrong.err.contains("another-token"), "{wrong:?}");
-    wrong.refused("wrong token; use the one that `admin.token`");
-    drop(backend);
-    proxy.finish().await;
-}
-
-#[tokio::test]
-async fn what_a_server_says_cannot_steer_the_terminal() {
-    let backend = Backend::replying("ok").await;
-    let proxy = Proxy::for_backends(&[backend.address]).await;
-    let evil = "x\u{1b}[2J\u{9b}31m\u{202e}";
-    for words in [&["drain", evil][..], &["drain", evil, "--json"], &["sessions", "close", evil]] {
-        let ran = proxy.command(words).await;
-        assert_eq!(ran.code, 1, "{ran:?}");
-        let all = format!("{}{}", ran.out, ran.err);
-        let stray = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
-        assert!(!all.contains(stray), "{all:?}");
-    }
-    assert_eq!(Raw::ask(proxy.web(), get("/", "Connection: close\r\n")).await.text(), "ok");
-    drop(backend);
-    proxy.finish().await;
-}
-
-#[tokio::test]
-async fn each_subcommand_helps_with_examples() {
-    let folder = tempfile::tempdir().unwrap();
-    for name in [
-        "status", "backends", "drain", "undrain", "reload", "plan", "sessions", "explain",
-        "config", "upgrade",
-    ] {
-        let ran = command(folder.path(), &[name, "--help"], "", &[]).await;
-        let help = ran.done();
-        assert!(help.contains(&format!("Examples:\n  moorline {name}")), "{help}");
-        assert!(help.contains("--socket") && help.contains("--json"), "{help}");
-    }
 }

@@ -1,4 +1,4 @@
-//! `plan` says what `reload` does: edits of a configuration are generated, planned, and put in force.
+//! `plan` shows what `reload` does: random edits of a configuration are planned and then applied.
 
 use std::{collections::BTreeSet, fmt::Write as _};
 
@@ -12,7 +12,7 @@ const EDITS: usize = 40;
 /// Tunnels that are open before each edit.
 const TUNNELS: usize = 10;
 
-/// A configuration, as far as it is edited.
+/// The parts of a configuration that are edited.
 #[derive(Clone, Debug)]
 struct Model {
     pools: Vec<Pool>,
@@ -26,13 +26,13 @@ struct Model {
 #[derive(Clone, Debug)]
 struct Pool {
     name: String,
-    /// Name, place among the servers, weight.
+    /// Name, index of the server, weight.
     backends: Vec<(String, usize, u32)>,
     balance: &'static str,
     memory: u32,
 }
 
-/// Servers, a proxy before them, and what is open through it.
+/// Servers, a proxy in front of them, and open tunnels.
 struct Scene {
     proxy: Proxy,
     servers: Vec<Backend>,
@@ -93,7 +93,7 @@ impl Model {
         text
     }
 
-    /// One edit, or a few at once; what remains is always valid.
+    /// Makes one to three edits; the result is always valid.
     fn edit(&mut self, random: &mut fastrand::Rng, servers: usize, number: usize) {
         for _ in 0..=random.usize(..3) {
             self.edit_once(random, servers, number);
@@ -192,14 +192,14 @@ impl Scene {
         }
     }
 
-    /// What differs between the plan of an edit and what comes of it.
+    /// Applies an edit, and returns the differences between its plan and its effect.
     async fn difference(&mut self, next: Model) -> Option<String> {
         self.fill().await;
         let text = next.text(&self.top, &self.servers);
         let api = self.proxy.api();
         let file = self.proxy.file();
-        let order = json!({ "text": text, "path": file }).to_string();
-        let planned = api.ask("POST", "/v1/plan", &order).await.json();
+        let request = json!({ "text": text, "path": file }).to_string();
+        let planned = api.ask("POST", "/v1/plan", &request).await.json();
         let before = self.settings().await;
         self.proxy.write(&text);
         let reply = api.ask("POST", "/v1/reload", "{}").await;
@@ -227,14 +227,14 @@ impl Scene {
         (!differs.is_empty()).then(report)
     }
 
-    /// What is in force, in an order of its own.
+    /// Returns the effective configuration with sorted arrays.
     async fn settings(&self) -> Value {
         let mut shown = self.proxy.api().get("/v1/config").await;
         sort(&mut shown);
         shown
     }
 
-    /// The backends that the process names, each with whether it is on its way out.
+    /// Returns the backends that the process lists, and whether each is leaving.
     async fn listed(&self) -> Vec<(Value, bool)> {
         let shown = self.proxy.api().get("/v1/pools").await;
         let of = |pool: &Value| pool["backends"].as_array().unwrap().clone();
@@ -253,8 +253,8 @@ impl Scene {
             .collect()
     }
 
-    /// Waits until so many tunnels have ended and no backend is being emptied, and says how many have
-    /// ended then. One that ends later is counted after the next edit.
+    /// Waits until the expected number of tunnels has ended and no backend is leaving. Returns the number
+    /// of ended tunnels. A tunnel that ends later is counted after the next edit.
     async fn lost(&mut self, expected: u64) -> u64 {
         let mut lost = 0;
         let deadline = tokio::time::Instant::now() + TIMEOUT;
@@ -270,7 +270,7 @@ impl Scene {
             self.tunnels = alive;
             let wanted = self.model.backends(&self.servers);
             let leaves = |(backend, leaving): &(Value, bool)| {
-                // What has gone on elsewhere keeps its tunnels.
+                // A backend whose address is still configured keeps its tunnels.
                 *leaving && !wanted.iter().any(|(_, _, address, _)| backend["address"] == *address)
             };
             let empties = self.listed().await.iter().any(leaves);
@@ -281,7 +281,7 @@ impl Scene {
     }
 }
 
-/// Sorts arrays, whose order means nothing here.
+/// Sorts arrays, because their order does not matter here.
 fn sort(value: &mut Value) {
     match value {
         Value::Array(elements) => {
@@ -293,7 +293,7 @@ fn sort(value: &mut Value) {
     }
 }
 
-/// A WebSocket server that sends back what it gets, byte for byte.
+/// A WebSocket server that echoes all bytes.
 async fn echo(peer: Peer) {
     let Some(request) = peer.head().await else { return };
     peer.send(websocket::switching(&request)).await;
@@ -317,17 +317,17 @@ async fn compare(seed: u64) {
     differences.extend(scene.difference(scene.model.clone()).await);
     let count = differences.len();
     assert!(count == 0, "seed {seed}: {count} differences\n{}", differences.join("\n"));
-    // The edits have added listeners: the proxy has more descriptors than at its start.
+    // Without a check for leaked descriptors: the edits have added listeners.
     drop(scene);
 }
 
 #[tokio::test]
-async fn what_is_planned_is_what_a_reload_does() {
+async fn plans_are_equal_to_reloads() {
     compare(1).await;
 }
 
 #[tokio::test]
-async fn what_is_planned_is_what_a_reload_does_with_other_edits() {
+async fn plans_are_equal_to_reloads_with_another_seed() {
     let seed = std::env::var("MOORLINE_SEED").ok().and_then(|seed| seed.parse().ok());
     compare(seed.unwrap_or(2)).await;
 }

@@ -1,4 +1,4 @@
-//! The process itself: signals, drains and panics.
+//! Signals, shutdown, panics and stuck workers of the process.
 
 use std::{
     os::unix::process::ExitStatusExt,
@@ -37,7 +37,7 @@ async fn fault_120_sigterm_shuts_down_gracefully() {
     assert_eq!(ready(&proxy).await, 503);
     idle.assert_closed().await;
     assert!(proxy.is_running());
-    // What is under way goes on to its end.
+    // Open requests and tunnels are finished.
     open.send("still").await;
     far.wait_for_rest(b"still").await;
     far.send("here").await;
@@ -50,11 +50,11 @@ async fn fault_120_sigterm_shuts_down_gracefully() {
     far.ended().await;
     far.close();
     open.assert_closed().await;
-    // Everything is over: no need to wait for the deadline of 10 s.
+    // The process ends without waiting for the deadline of 10 s.
     let started = Instant::now();
     assert_eq!(proxy.exited().await.code(), Some(0), "{}", proxy.stderr_text());
     assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
-    // The log is whole: one line each.
+    // The access log has one line for each stream.
     assert_eq!(proxy.log_lines().len(), 3, "{:?}", proxy.log_lines());
 }
 
@@ -72,7 +72,7 @@ async fn fault_120_drain_deadline() {
     peer.request().await.unwrap();
     proxy.terminate();
     assert_eq!(proxy.exited().await.code(), Some(0), "{}", proxy.stderr_text());
-    // Told shortly before the deadline, and cut there.
+    // The tunnel gets a Close frame before the deadline, and is cut at the deadline.
     assert_eq!(open.rest().await.0, websocket::close("draining"));
     waiting.rest().await;
     far.ended().await;
@@ -121,16 +121,16 @@ async fn fault_123_panic_in_one_connection() {
     let peer = backend.peer(1).await;
     peer.request().await.unwrap();
     for count in 1..=5 {
-        let mut doomed = Raw::connect(proxy.web()).await;
-        doomed.send(message::get("/__panic", "")).await;
-        // Nothing, or a 500; but an end.
-        let (bytes, _) = doomed.rest().await;
+        let mut panicking = Raw::connect(proxy.web()).await;
+        panicking.send(message::get("/__panic", "")).await;
+        // The connection ends, without a reply or with a 500.
+        let (bytes, _) = panicking.rest().await;
         let text = String::from_utf8_lossy(&bytes).into_owned();
         assert!(text.is_empty() || text.starts_with("HTTP/1.1 50"), "{text}");
         let counted = |panics: f64| panics == f64::from(count);
         proxy.wait_for_metric("the panic is counted", "moorline_panics_total", counted).await;
     }
-    // Only they died.
+    // Other connections continue.
     open.send("still").await;
     far.wait_for_rest(b"still").await;
     peer.send(message::ok("in time")).await;
@@ -148,7 +148,7 @@ async fn fault_123_panic_in_one_connection() {
 
 #[tokio::test]
 async fn fault_123_no_panic_on_request() {
-    // The control: without the variable the path is one like any other.
+    // Without the variable, the path is a normal path.
     let backend = Backend::replying("ok").await;
     let proxy = Proxy::for_backends(&[backend.address]).await;
     assert_eq!(Raw::ask(proxy.web(), message::get("/__panic", "")).await.text(), "ok");
@@ -157,7 +157,7 @@ async fn fault_123_no_panic_on_request() {
 }
 
 #[tokio::test]
-async fn fault_124_worker_that_is_stuck() {
+async fn fault_124_stuck_worker_is_reported() {
     const STUCK: &str = "moorline_workers_stalled";
     let backend = Backend::replying("ok").await;
     let address = backend.address;
@@ -170,7 +170,7 @@ async fn fault_124_worker_that_is_stuck() {
     stuck.send(message::get("/__stall", "")).await;
     proxy.wait_for_metric("a worker is stuck", STUCK, |stuck| stuck == 1.0).await;
     proxy.wait_for_stderr("the alarm", |line| line.contains("a worker is stuck")).await;
-    // The other one serves, and the stuck one goes on when it can.
+    // The other worker serves, and the stuck worker continues later.
     assert_eq!(Raw::ask(proxy.web(), message::get("/", "")).await.text(), "ok");
     assert_eq!(stuck.response().await.text(), "ok");
     proxy.wait_for_metric("it goes on", STUCK, |stuck| stuck == 0.0).await;

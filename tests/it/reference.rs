@@ -3,6 +3,8 @@
 //!
 //! With `BLESS=1` in the environment, the tests rewrite the committed pages and the schema.
 
+mod pages;
+
 use std::{
     collections::BTreeSet,
     env, fs,

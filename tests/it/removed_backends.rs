@@ -119,7 +119,7 @@ async fn remove_backend_then_address(
     assert_eq!((&left["state"], &left["goes_on_as"]), (&"leaving".into(), &to.into()), "{left}");
     assert_eq!((&left["tunnels"], &left["drain"]["seconds_left"]), (&3.into(), &Value::Null));
     let listed = proxy.command(&["backends"]).await.done();
-    assert!(listed.contains(&format!("goes on as {to}")), "{listed}");
+    assert!(listed.contains(&format!("sessions continue as {to}")), "{listed}");
     let status = proxy.command(&["status"]).await.done();
     assert!(status.contains("3 sessions (3 tunnels)"), "{status}");
     let sessions = proxy.command(&["sessions", "--json"]).await.json();

@@ -1,4 +1,4 @@
-//! What the command line offers around the proxy: completions, manual pages, the version, standard input.
+//! Completions, manual pages, the version, and standard input of commands.
 
 use std::{fs, path::Path, process::Command};
 
@@ -46,8 +46,8 @@ async fn manual_pages_are_written_for_the_program_and_each_command() {
     let folder = tempfile::tempdir().unwrap();
     let page = command(folder.path(), &["man"], "", &[]).await.done();
     assert!(page.contains(".TH moorline 1") && page.contains("moorline\\-drain(1)"), "{page}");
-    let said = command(folder.path(), &["man", "--dir", "pages/man1"], "", &[]).await.done();
-    assert_eq!(said, "");
+    let output = command(folder.path(), &["man", "--dir", "pages/man1"], "", &[]).await.done();
+    assert_eq!(output, "");
     for (name, part) in [
         ("moorline.1", ".SH"),
         ("moorline-check.1", "\\-\\-strict"),
@@ -62,7 +62,7 @@ async fn manual_pages_are_written_for_the_program_and_each_command() {
     refused.refused("cannot write manual pages to file");
 }
 
-/// What `build.rs` prints as the commit, run as cargo runs it in this folder.
+/// Runs `build.rs` in a folder as cargo does, and returns the commit that it prints.
 fn commit(script: &Path, package: &Path, env: &[(&str, &str)]) -> Option<String> {
     let output = Command::new(script)
         .current_dir(package)
@@ -128,8 +128,11 @@ async fn check_reads_standard_input() {
     let good =
         "[listeners.web]\nbind = \"127.0.0.1:0\"\n[pools.app]\nbackends = { file = \"list\" }\n";
     fs::write(folder.path().join("list"), "127.0.0.1:1\n").unwrap();
-    let said = command(folder.path(), &["check", "-"], good, &[]).await.done();
-    assert!(said.starts_with("<stdin> is good: 1 listener, 1 route, 1 pool, 1 backend"), "{said}");
+    let output = command(folder.path(), &["check", "-"], good, &[]).await.done();
+    assert!(
+        output.starts_with("<stdin> is good: 1 listener, 1 route, 1 pool, 1 backend"),
+        "{output}"
+    );
     let bad = format!("{good}nothing = 1\n");
     let refused = command(folder.path(), &["check", "-"], &bad, &[]).await;
     refused.refused("<stdin>:5");

@@ -1,9 +1,9 @@
-//! Request targets and field names: what is passed on, byte for byte.
+//! Request targets and header names are forwarded byte for byte.
 
 use crate::support::{Backend, Proxy, Raw, message};
 
 #[tokio::test]
-async fn fault_131_characters_that_cannot_be_mistaken_are_passed_on() {
+async fn fault_131_unambiguous_characters_are_forwarded() {
     let backend = Backend::replying("ok").await;
     let proxy = Proxy::for_backends(&[backend.address]).await;
     let targets = [
@@ -30,7 +30,7 @@ async fn fault_131_characters_that_cannot_be_mistaken_are_passed_on() {
 }
 
 #[tokio::test]
-async fn fault_131_space_and_control_characters_are_refused_with_a_sentence() {
+async fn fault_131_spaces_and_control_characters_get_400() {
     let backend = Backend::replying("ok").await;
     let proxy = Proxy::for_backends(&[backend.address]).await;
     for target in ["/a b", "/a\tb", "/a\x7fb", "/a\x01b", "/?a b"] {
@@ -44,7 +44,7 @@ async fn fault_131_space_and_control_characters_are_refused_with_a_sentence() {
 }
 
 #[tokio::test]
-async fn field_names_keep_their_case_both_ways() {
+async fn header_names_keep_their_case_in_both_directions() {
     let backend = Backend::answering(|_| {
         let fields = "X-Camel-CASE: 1\r\nx-lower: 2\r\nSet-Cookie: a=1\r\nset-cookie: b=2\r\n\
              Connection: keep-alive, X-Hop\r\nX-Hop: 3\r\nETag: \"x\"\r\n";
@@ -74,7 +74,7 @@ async fn field_names_keep_their_case_both_ways() {
 }
 
 #[tokio::test]
-async fn field_names_of_an_upgrade_keep_their_case() {
+async fn header_names_of_an_upgrade_keep_their_case() {
     let backend = Backend::manual().await;
     let proxy = Proxy::for_backends(&[backend.address]).await;
     let mut client = Raw::connect(proxy.web()).await;

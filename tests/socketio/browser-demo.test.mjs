@@ -41,20 +41,20 @@ test('demo: Drain moves the clients of one node only, Undrain ends the drain', a
 
 test('demo: Kill ends a node, and its clients reconnect to another one', async (t) => {
   const { ada, finn, here, there } = await twoVisitors(t);
-  await finn.press(`Kill ${here}`, `${here} was killed, and its 1 client lost it.`);
+  await finn.press(`Kill ${here}`, `${here} was killed. Its 1 client lost the connection`);
   assert.notEqual(await ada.movesFrom(here), here);
   await finn.sees(here, 'killed');
   await assertUndisturbed(finn, there);
   const drain = finn.page.getByRole('button', { name: `Drain ${here}`, exact: true });
   assert.equal(await drain.getAttribute('aria-disabled'), 'true');
-  await finn.press(`Replace ${here}`, `has taken the place of ${here}`);
+  await finn.press(`Replace ${here}`, `replaces ${here}.`);
   await finn.page.locator(`#node-${here}`).waitFor({ state: 'detached' });
   await finn.sees('delta', 'up');
 });
 
 test('demo: Replace starts a node and moves the clients of the old one', async (t) => {
   const { ada, finn, here, there } = await twoVisitors(t);
-  await ada.press(`Replace ${here}`, `delta has taken the place of ${here}.`);
+  await ada.press(`Replace ${here}`, `delta replaces ${here}.`);
   assert.notEqual(await ada.movesFrom(here), here);
   await finn.sees('delta', 'up');
   await ada.page.locator(`#crowds [data-node="${here}"]`).waitFor({ state: 'detached' });
@@ -80,9 +80,9 @@ test('demo: Plain round robin fails with code 1 where Moorline does not', async 
   await plain.check();
   await until('a request has failed', async () => (await number('plain-failed')) >= 1);
   await until('the client opens new sessions', async () => (await number('plain-opened')) >= 3);
-  await ada.page.getByRole('heading', { name: 'Adrift' }).waitFor();
-  await ada.page.locator('#story', { hasText: 'with 400, code 1: it does not know that session' }).waitFor();
-  await ada.page.locator('#hoist [data-fault="400, code 1"]').first().waitFor();
+  await ada.page.getByRole('heading', { name: 'No affinity' }).waitFor();
+  await ada.page.locator('#story', { hasText: 'does not know the session' }).waitFor();
+  await ada.page.locator('#requests [data-fault="400, code 1"]').first().waitFor();
   if (process.env.SCREENSHOTS) {
     await ada.page.screenshot({ path: join(process.env.SCREENSHOTS, 'demo-plain.png'), fullPage: true });
   }
@@ -111,7 +111,7 @@ test('demo: the last available node can be neither drained nor killed', async (t
     );
     assert.equal(status, 409);
   }
-  await visitor.press('Replace alfa', 'bravo has taken the place of alfa.');
+  await visitor.press('Replace alfa', 'bravo replaces alfa.');
   assert.equal(await visitor.movesFrom('alfa'), 'bravo');
 });
 

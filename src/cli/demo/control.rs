@@ -1,8 +1,7 @@
-//! Carries out what the demo's page orders: through the control handle, as the admin API does, and on the
-//! nodes themselves.
+//! Executes the actions of the demo's page, through the control handle and on the nodes.
 
 use std::{
-    env,
+    env, io,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -19,63 +18,63 @@ use crate::{
     app::ProcessHandle,
     config::Config,
     control::ControlHandle,
-    demo::{DemoRequest, NodeState, Nodes, Order, OrderReport},
+    demo::{ActionError, ActionReport, DemoAction, DemoRequest, NodeState, Nodes},
 };
 
-/// Terms of a drain that the page orders, and of one by replacement: people watch.
+/// Deadline and spread of drains; short, because people watch.
 pub(super) const WITHIN: Duration = Duration::from_secs(5);
 pub(super) const SPREAD: Duration = Duration::from_secs(4);
-/// Between two looks at whether a replaced node is empty.
-const LOOK: Duration = Duration::from_millis(100);
+/// Interval at which a replaced node is checked for sessions.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What the page's orders are carried out with.
-pub(super) struct Control {
-    operator: ControlHandle,
+/// Executes the page's actions.
+pub(super) struct DemoControl {
+    control: ControlHandle,
     remote: ProcessHandle,
     nodes: Arc<Nodes>,
-    /// In force.
+    /// The current configuration.
     config: Config,
     /// The admin socket of this process.
     socket: Option<PathBuf>,
 }
 
-impl Control {
+impl DemoControl {
     pub(super) fn new(
-        operator: ControlHandle,
+        control: ControlHandle,
         remote: ProcessHandle,
         nodes: Arc<Nodes>,
         config: Config,
         socket: Option<PathBuf>,
     ) -> Self {
-        Self { operator, remote, nodes, config, socket }
+        Self { control, remote, nodes, config, socket }
     }
 
-    /// Obeys, one order after the other, until nobody can give any.
-    pub(super) async fn run(mut self, mut orders: mpsc::Receiver<DemoRequest>) {
-        while let Some(DemoRequest { order, answer }) = orders.recv().await {
-            let outcome = self.obey(order).await;
-            // A page that has been closed does not wait.
-            let _ = answer.send(outcome);
+    /// Executes actions, one after the other, until the nodes are dropped.
+    pub(super) async fn run(mut self, mut requests: mpsc::Receiver<DemoRequest>) {
+        while let Some(DemoRequest { action, reply }) = requests.recv().await {
+            let result = self.execute(action).await;
+            // Fails if the page was closed meanwhile.
+            let _ = reply.send(result);
         }
     }
 
-    async fn obey(&mut self, order: Order) -> Result<OrderReport, String> {
+    async fn execute(&mut self, action: DemoAction) -> Result<ActionReport, ActionError> {
         let before = self.backends().await?;
-        let done = match order {
-            Order::Look => String::new(),
-            Order::Drain(name) => self.drain(&name, &before).await?,
-            Order::Undrain(name) => {
-                known(&name, &before)?;
-                let undrained = self.operator.undrain(target(&name)).await;
-                undrained.map_err(|denied| denied.to_string())?;
+        let done = match action {
+            DemoAction::Show => String::new(),
+            DemoAction::Drain(name) => self.drain(&name, &before).await?,
+            DemoAction::Undrain(name) => {
+                find_node(&name, &before)?;
+                let undrained = self.control.undrain(target(&name)).await;
+                undrained.map_err(rejected)?;
                 format!("{name} takes new sessions again.")
             }
-            Order::Kill(name) => self.kill(&name, &before)?,
-            Order::Replace(name) => self.replace(&name, &before).await?,
-            Order::Reload => self.reload(&before).await?,
+            DemoAction::Kill(name) => self.kill(&name, &before)?,
+            DemoAction::Replace(name) => self.replace(&name, &before).await?,
+            DemoAction::Reload => self.reload(&before).await?,
         };
         let backends = self.backends().await?;
-        Ok(OrderReport {
+        Ok(ActionReport {
             done,
             nodes: self.states(&backends),
             drain_command: self.drain_command(&backends),
@@ -83,37 +82,47 @@ impl Control {
         })
     }
 
-    async fn drain(&self, name: &str, before: &[BackendState]) -> Result<String, String> {
-        self.spare(name, before)?;
-        let how =
+    async fn drain(&self, name: &str, before: &[BackendState]) -> Result<String, ActionError> {
+        self.check_not_last(name, before)?;
+        let terms =
             DrainTerms { within: Some(WITHIN.as_secs_f64()), spread: Some(SPREAD.as_secs_f64()) };
-        let drained = self.operator.drain(target(name), how).await;
-        drained.map_err(|denied| denied.to_string())?;
-        let clients = clients(known(name, before)?.sessions);
+        let drained = self.control.drain(target(name), terms).await;
+        drained.map_err(rejected)?;
+        let clients = clients(find_node(name, before)?.sessions);
         Ok(format!(
             "{name} takes no new sessions. Its {clients} will move to other nodes within {} seconds.",
             WITHIN.as_secs()
         ))
     }
 
-    fn kill(&self, name: &str, before: &[BackendState]) -> Result<String, String> {
-        self.spare(name, before)?;
+    fn kill(&self, name: &str, before: &[BackendState]) -> Result<String, ActionError> {
+        self.check_not_last(name, before)?;
         if !self.nodes.runs(name) {
-            return Err(format!("{name} does not run"));
+            return Err(ActionError::NotRunning(name.to_owned()));
         }
         self.nodes.kill(name);
-        let clients = clients(known(name, before)?.sessions);
-        Ok(format!("{name} was killed, and its {clients} lost it. They come back on other nodes."))
+        let clients = clients(find_node(name, before)?.sessions);
+        Ok(format!(
+            "{name} was killed. Its {clients} lost the connection and reconnect to other nodes."
+        ))
     }
 
-    /// Starts a node and takes the old one out of the configuration, which drains it.
-    async fn replace(&mut self, name: &str, before: &[BackendState]) -> Result<String, String> {
-        known(name, before)?;
+    /// Starts a new node and removes the old one from the configuration, which drains it.
+    async fn replace(
+        &mut self,
+        name: &str,
+        before: &[BackendState],
+    ) -> Result<String, ActionError> {
+        find_node(name, before)?;
         if !self.configured().any(|backend| backend.name == name) {
-            return Err(format!("{name} is being replaced"));
+            return Err(ActionError::BeingReplaced(name.to_owned()));
         }
         let new = self.free_name(before);
-        let address = self.nodes.add(&new).await.map_err(|e| format!("{new} cannot start: {e}"))?;
+        let not_started = |error: io::Error| ActionError::NotStarted {
+            node: new.clone(),
+            error: error.to_string(),
+        };
+        let address = self.nodes.add(&new).await.map_err(not_started)?;
         for pool in &mut self.config.pools {
             pool.backends.push(backend(&new, address));
         }
@@ -123,35 +132,34 @@ impl Control {
         }
         self.apply().await?;
         let old = name.to_owned();
-        tokio::spawn(retire(self.operator.clone(), Arc::clone(&self.nodes), old));
+        tokio::spawn(stop_when_empty(self.control.clone(), Arc::clone(&self.nodes), old));
         Ok(format!(
-            "{new} has taken the place of {name}. The clients of {name} move within {} seconds; then {name} \
-             stops.",
+            "{new} replaces {name}. The clients of {name} move within {} seconds; then {name} stops.",
             WITHIN.as_secs()
         ))
     }
 
-    async fn reload(&self, before: &[BackendState]) -> Result<String, String> {
+    async fn reload(&self, before: &[BackendState]) -> Result<String, ActionError> {
         self.apply().await?;
         let after = self.backends().await?;
         let sum = |backends: &[BackendState]| backends.iter().map(|b| b.sessions).sum::<u64>();
         let (before, after) = (sum(before), sum(&after));
         let lost = match before.saturating_sub(after) {
             0 => "No client was disconnected.".to_owned(),
-            gone => format!("{} left meanwhile.", clients(gone)),
+            ended => format!("{} disconnected meanwhile.", clients(ended)),
         };
         Ok(format!(
-            "The configuration was put in force again. Sessions before: {before}, after: {after}. {lost}"
+            "The configuration was reloaded. Sessions before: {before}, after: {after}. {lost}"
         ))
     }
 
-    async fn apply(&self) -> Result<(), String> {
-        self.remote.apply(self.config.clone()).await.map(|_| ()).map_err(|error| error.to_string())
+    async fn apply(&self) -> Result<(), ActionError> {
+        self.remote.apply(self.config.clone()).await.map(|_| ()).map_err(rejected)
     }
 
-    /// The pool's backends, those on their way out included.
-    async fn backends(&self) -> Result<Vec<BackendState>, String> {
-        backends(&self.operator).await
+    /// Returns the backends of the pool, including removed backends that still hold sessions.
+    async fn backends(&self) -> Result<Vec<BackendState>, ActionError> {
+        backends(&self.control).await
     }
 
     fn configured(&self) -> impl Iterator<Item = &crate::config::BackendConfig> {
@@ -159,23 +167,21 @@ impl Control {
         pool.into_iter().flat_map(|pool| &pool.backends)
     }
 
-    /// Refuses to take the last node away: it serves the page.
-    fn spare(&self, name: &str, backends: &[BackendState]) -> Result<(), String> {
-        known(name, backends)?;
+    /// Protects the last node, which serves the page.
+    fn check_not_last(&self, name: &str, backends: &[BackendState]) -> Result<(), ActionError> {
+        find_node(name, backends)?;
         match self.is_last(name, backends) {
-            true => {
-                Err(format!("{name} is the last node that takes sessions, and serves this page"))
-            }
+            true => Err(ActionError::LastNode(name.to_owned())),
             false => Ok(()),
         }
     }
 
     fn is_last(&self, name: &str, backends: &[BackendState]) -> bool {
         let serves = |backend: &&BackendState| self.serves(backend);
-        self.named(name, backends) && backends.iter().filter(serves).all(|b| b.name == name)
+        self.serves_name(name, backends) && backends.iter().filter(serves).all(|b| b.name == name)
     }
 
-    fn named(&self, name: &str, backends: &[BackendState]) -> bool {
+    fn serves_name(&self, name: &str, backends: &[BackendState]) -> bool {
         backends.iter().any(|backend| backend.name == name && self.serves(backend))
     }
 
@@ -184,7 +190,7 @@ impl Control {
         up && self.nodes.runs(&backend.name)
     }
 
-    /// The first name that no node has; where all are taken, a second one of the first.
+    /// Returns the first name that no node has; if all are in use, a name with a number.
     fn free_name(&self, backends: &[BackendState]) -> String {
         let taken = |name: &str| {
             self.nodes.runs(name)
@@ -222,28 +228,35 @@ impl Control {
     }
 }
 
-/// Ends a node that has left the configuration once nobody is on it, or its drain is over.
-async fn retire(operator: ControlHandle, nodes: Arc<Nodes>, name: String) {
+/// Stops a removed node when it has no sessions, or at the deadline of its drain.
+async fn stop_when_empty(control: ControlHandle, nodes: Arc<Nodes>, name: String) {
     let deadline = Instant::now() + WITHIN;
     while Instant::now() < deadline {
-        let Ok(backends) = backends(&operator).await else { break };
+        let Ok(backends) = backends(&control).await else { break };
         if !backends.iter().any(|backend| backend.name == name && backend.sessions > 0) {
             break;
         }
-        sleep(LOOK).await;
+        sleep(POLL_INTERVAL).await;
     }
     nodes.stop(&name);
 }
 
-async fn backends(operator: &ControlHandle) -> Result<Vec<BackendState>, String> {
-    let status = operator.status().await.map_err(|denied| denied.to_string())?;
+async fn backends(control: &ControlHandle) -> Result<Vec<BackendState>, ActionError> {
+    let status = control.status().await.map_err(rejected)?;
     let pool = status.pools.into_iter().find(|pool| pool.name == POOL);
     Ok(pool.map(|pool| pool.backends).unwrap_or_default())
 }
 
-fn known<'a>(name: &str, backends: &'a [BackendState]) -> Result<&'a BackendState, String> {
+fn find_node<'a>(
+    name: &str,
+    backends: &'a [BackendState],
+) -> Result<&'a BackendState, ActionError> {
     let found = backends.iter().find(|backend| backend.name == name);
-    found.ok_or_else(|| format!("there is no node {name:?}"))
+    found.ok_or_else(|| ActionError::UnknownNode(name.to_owned()))
+}
+
+fn rejected(error: impl ToString) -> ActionError {
+    ActionError::Rejected(error.to_string())
 }
 
 fn target(name: &str) -> BackendTarget {
@@ -257,19 +270,19 @@ fn clients(sessions: u64) -> String {
     }
 }
 
-/// What to type to drain a node of the demo that has its admin socket there.
+/// Returns the command that drains a node of the demo with this admin socket.
 pub(super) fn drain_command(node: &str, socket: &Path) -> String {
     let within = WITHIN.as_secs();
     let socket = quoted(&socket.display().to_string());
     format!("{} drain {POOL}/{node} --within {within}s --socket {socket}", program())
 }
 
-/// What to type to put a proxy before one's own nodes.
+/// Returns the command that starts a proxy for the user's own nodes.
 pub(super) fn proxy_command() -> String {
     format!("{} proxy --backend 127.0.0.1:3001 --backend 127.0.0.1:3002", program())
 }
 
-/// How this program is called from a shell: by its name where the shell finds it by that, else by its path.
+/// Returns this program as typed in a shell: its name if it is in `PATH`, else its path.
 fn program() -> String {
     let Ok(own) = env::current_exe() else { return "moorline".to_owned() };
     let name = own.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
@@ -280,12 +293,12 @@ fn program() -> String {
     }
     let here = env::current_dir().ok().and_then(|here| own.strip_prefix(here).ok());
     match here {
-        Some(below) => quoted(&format!("./{}", below.display())),
+        Some(relative) => quoted(&format!("./{}", relative.display())),
         None => quoted(&own.display().to_string()),
     }
 }
 
-/// A word for a POSIX shell.
+/// Quotes a word for a POSIX shell.
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%,=".contains(c);
     match !word.is_empty() && word.chars().all(plain) {

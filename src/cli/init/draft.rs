@@ -1,14 +1,10 @@
-//! A configuration that is to be written: tables with TOML values, and the text of the whole.
+//! A draft of the configuration: tables with TOML values.
 
-use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
+mod text;
 
-use super::note::{Note, NoteKind};
+use std::{collections::BTreeMap, time::Duration};
 
-/// Longest duration that a setting takes.
-const LONGEST: Duration = Duration::from_secs(400 * 86_400);
-
-/// Columns of a comment.
-const WIDTH: usize = 110;
+pub(super) use self::text::{array, duration, header_size, quoted};
 
 /// A configuration to be written.
 #[derive(Debug, Default)]
@@ -34,7 +30,7 @@ pub(super) struct SettingDrafts(Vec<(String, String)>);
 pub(super) struct ListenerDraft {
     /// Unique name.
     pub(super) name: String,
-    /// Places in the original.
+    /// Positions in the original.
     pub(super) origin: String,
     /// Addresses with ports.
     pub(super) bind: Vec<String>,
@@ -62,7 +58,7 @@ pub(super) struct CertificateDraft {
 /// A table `[[routes]]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct RouteDraft {
-    /// Place in the original.
+    /// Position in the original.
     pub(super) origin: String,
     /// Host or wildcard; `None`: every host.
     pub(super) host: Option<String>,
@@ -79,13 +75,13 @@ pub(super) struct RouteDraft {
 pub(super) struct PoolDraft {
     /// Unique name.
     pub(super) name: String,
-    /// Place in the original.
+    /// Position in the original.
     pub(super) origin: String,
     /// Servers; empty with `source`.
     pub(super) backends: Vec<BackendDraft>,
-    /// TOML of a table that brings the backends, instead of `backends`.
+    /// TOML of a table that replaces `backends`.
     pub(super) source: Option<String>,
-    /// Durations of the pool, by their dotted keys: several places may set one.
+    /// Durations of the pool, by their dotted keys; several directives may set the same duration.
     pub(super) durations: BTreeMap<&'static str, Duration>,
     /// Other keys.
     pub(super) settings: SettingDrafts,
@@ -121,16 +117,10 @@ impl SettingDrafts {
     pub(super) fn value(&self, key: &str) -> Option<&str> {
         self.0.iter().find(|(known, _)| known == key).map(|(_, value)| value.as_str())
     }
-
-    fn write(&self, text: &mut String) {
-        for (key, value) in &self.0 {
-            let _ = writeln!(text, "{key} = {value}");
-        }
-    }
 }
 
 impl PoolDraft {
-    /// Sets a duration, or keeps the longer one. Returns the other one if two differ.
+    /// Sets a duration, or keeps the longer one. Returns the previous duration if it differs.
     pub(super) fn lengthen(&mut self, key: &'static str, duration: Duration) -> Option<Duration> {
         let known = self.durations.get(key).copied();
         self.durations.insert(key, known.unwrap_or_default().max(duration));
@@ -166,9 +156,9 @@ impl ConfigDraft {
         first
     }
 
-    /// Adds a route of a file in which the first rule that covers a request counts. Here the most specific
-    /// host and path count. Therefore an earlier route for more hosts is added for this host as well.
-    /// Returns the origin of an earlier route that takes every request of this one.
+    /// Adds a route of a file in which the first matching rule is used. Moorline uses the most specific host
+    /// and path, so an earlier route for more hosts is also added for this host. Returns the origin of an
+    /// earlier route that matches every request of this route.
     pub(super) fn add_in_order(&mut self, route: RouteDraft) -> Option<String> {
         let shares = |known: &&RouteDraft| {
             route.listeners.iter().all(|name| known.listeners.contains(name))
@@ -207,122 +197,6 @@ impl ConfigDraft {
             }
         }
     }
-
-    /// The text of the configuration. `head` is a comment, `notes` follow as comments.
-    pub(super) fn text(&self, head: &str, notes: &[Note]) -> String {
-        let mut text = String::new();
-        comment(&mut text, "", head);
-        for kind in NoteKind::ALL {
-            let notes: Vec<&Note> = notes.iter().filter(|note| note.kind == kind).collect();
-            if notes.is_empty() {
-                continue;
-            }
-            let _ = writeln!(text, "#\n# {}:", kind.heading());
-            for note in notes {
-                comment(&mut text, "- ", &note.text());
-            }
-        }
-        if !self.trusted_proxies.is_empty() || !self.top.0.is_empty() {
-            text.push('\n');
-        }
-        if !self.trusted_proxies.is_empty() {
-            let _ = writeln!(text, "trusted_proxies = {}", array(&self.trusted_proxies));
-        }
-        self.top.write(&mut text);
-        for listener in &self.listeners {
-            listener.write(&mut text);
-        }
-        for route in &self.routes {
-            route.write(&mut text);
-        }
-        for pool in &self.pools {
-            pool.write(&mut text);
-        }
-        text
-    }
-}
-
-impl ListenerDraft {
-    fn write(&self, text: &mut String) {
-        section(text, &format!("[listeners.{}]", key(&self.name)), &self.origin);
-        let _ = writeln!(text, "bind = {}", one_or_array(&self.bind));
-        if self.protocol != "http" {
-            let _ = writeln!(text, "protocol = {}", quoted(self.protocol));
-        }
-        self.settings.write(text);
-        if !self.certificates.is_empty() {
-            text.push_str("certificates = [\n");
-            for CertificateDraft { cert, key, ocsp } in &self.certificates {
-                let _ = write!(text, "    {{ cert = {}, key = {}", quoted(cert), quoted(key));
-                if let Some(ocsp) = ocsp {
-                    let _ = write!(text, ", ocsp = {}", quoted(ocsp));
-                }
-                text.push_str(" },\n");
-            }
-            text.push_str("]\n");
-        }
-        if !self.passthrough.is_empty() {
-            text.push_str("passthrough = [\n");
-            for (sni, pool) in &self.passthrough {
-                let _ = writeln!(text, "    {{ sni = {}, pool = {} }},", quoted(sni), quoted(pool));
-            }
-            text.push_str("]\n");
-        }
-    }
-}
-
-impl RouteDraft {
-    fn write(&self, text: &mut String) {
-        section(text, "[[routes]]", &self.origin);
-        if let Some(host) = &self.host {
-            let _ = writeln!(text, "host = {}", quoted(host));
-        }
-        let _ = writeln!(text, "path = {}", quoted(&self.path));
-        let _ = writeln!(text, "pool = {}", quoted(&self.pool));
-        if !self.listeners.is_empty() {
-            let _ = writeln!(text, "listeners = {}", array(&self.listeners));
-        }
-    }
-}
-
-impl PoolDraft {
-    fn write(&self, text: &mut String) {
-        section(text, &format!("[pools.{}]", key(&self.name)), &self.origin);
-        match &self.source {
-            Some(source) => {
-                let _ = writeln!(text, "backends = {source}");
-            }
-            None => {
-                text.push_str("backends = [\n");
-                for backend in &self.backends {
-                    let _ = writeln!(text, "    {},", backend.toml());
-                }
-                text.push_str("]\n");
-            }
-        }
-        self.settings.write(text);
-        for (key, duration) in &self.durations {
-            let _ = writeln!(text, "{key} = {}", self::duration(*duration));
-        }
-    }
-}
-
-impl BackendDraft {
-    fn toml(&self) -> String {
-        let Self { name, address, weight } = self;
-        if name.is_none() && *weight == 1 {
-            return quoted(address);
-        }
-        let mut keys = Vec::new();
-        if let Some(name) = name {
-            keys.push(format!("name = {}", quoted(name)));
-        }
-        keys.push(format!("address = {}", quoted(address)));
-        if *weight != 1 {
-            keys.push(format!("weight = {weight}"));
-        }
-        format!("{{ {} }}", keys.join(", "))
-    }
 }
 
 /// Whether every host of `inner` is a host of `outer`; `None` is every host.
@@ -344,90 +218,7 @@ fn path_covers(outer: &str, inner: &str) -> bool {
     inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// A table's header, with its origin as a comment.
-fn section(text: &mut String, header: &str, origin: &str) {
-    let _ = match origin {
-        "" => writeln!(text, "\n{header}"),
-        origin => writeln!(text, "\n{header:<40}# {origin}"),
-    };
-}
-
-/// Adds a comment, wrapped; `bullet` begins its first line.
-fn comment(text: &mut String, bullet: &str, words: &str) {
-    let indent = " ".repeat(bullet.len());
-    let mut first = bullet;
-    for paragraph in words.split('\n') {
-        let mut line = first.to_owned();
-        for word in paragraph.split(' ') {
-            if line.trim_start().len() > bullet.len() && line.len() + word.len() > WIDTH {
-                let _ = writeln!(text, "# {}", line.trim_end());
-                line.clone_from(&indent);
-            }
-            line.push_str(word);
-            line.push(' ');
-        }
-        let _ = writeln!(text, "{}", format!("# {line}").trim_end());
-        first = &indent;
-    }
-}
-
-/// A basic string of TOML.
-pub(super) fn quoted(value: &str) -> String {
-    let mut text = String::from("\"");
-    for char in value.chars() {
-        match char {
-            '"' => text.push_str("\\\""),
-            '\\' => text.push_str("\\\\"),
-            control if control.is_control() => {
-                let _ = write!(text, "\\u{:04X}", u32::from(control));
-            }
-            char => text.push(char),
-        }
-    }
-    text.push('"');
-    text
-}
-
-/// A key of TOML: bare if it can be.
-fn key(name: &str) -> String {
-    let bare = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-    if !name.is_empty() && name.chars().all(bare) { name.to_owned() } else { quoted(name) }
-}
-
-/// An array of strings.
-pub(super) fn array(values: &[impl AsRef<str>]) -> String {
-    let values: Vec<String> = values.iter().map(|value| quoted(value.as_ref())).collect();
-    format!("[{}]", values.join(", "))
-}
-
-fn one_or_array(values: &[String]) -> String {
-    match values {
-        [only] => quoted(only),
-        values => array(values),
-    }
-}
-
-/// A duration in its largest whole unit, within what settings take.
-pub(super) fn duration(duration: Duration) -> String {
-    let duration = duration.clamp(Duration::from_millis(1), LONGEST);
-    let (seconds, millis) = (duration.as_secs(), duration.subsec_millis());
-    let text = match (seconds, millis) {
-        (_, 1..) => format!("{}ms", duration.as_millis()),
-        (seconds, _) if seconds.is_multiple_of(86_400) => format!("{}d", seconds / 86_400),
-        (seconds, _) if seconds.is_multiple_of(3_600) => format!("{}h", seconds / 3_600),
-        (seconds, _) if seconds.is_multiple_of(60) => format!("{}m", seconds / 60),
-        (seconds, _) => format!("{seconds}s"),
-    };
-    quoted(&text)
-}
-
-/// A size for `header_size`, within its bounds.
-pub(super) fn header_size(bytes: u64) -> String {
-    let kib = bytes.div_ceil(1024).clamp(8, 4096);
-    quoted(&format!("{kib}KiB"))
-}
-
-/// A name that is not taken yet: itself, or with the first free number from 2.
+/// Returns a name that is not used yet: the name itself, or with the first free number from 2.
 pub(super) fn free_name(wanted: &str, taken: impl Fn(&str) -> bool) -> String {
     let wanted = if wanted.is_empty() { "unnamed" } else { wanted };
     if !taken(wanted) {
@@ -440,26 +231,6 @@ pub(super) fn free_name(wanted: &str, taken: impl Fn(&str) -> bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn values_are_toml() {
-        assert_eq!(quoted("a\"b\\c\u{7}"), "\"a\\\"b\\\\c\\u0007\"");
-        assert_eq!((key("chat_1"), key("a.b")), ("chat_1".to_owned(), "\"a.b\"".to_owned()));
-        for (millis, text) in [
-            (0, "\"1ms\""),
-            (1_500, "\"1500ms\""),
-            (60_000, "\"1m\""),
-            (90_000, "\"90s\""),
-            (86_400_000, "\"1d\""),
-            (u64::MAX, "\"400d\""),
-        ] {
-            assert_eq!(duration(Duration::from_millis(millis)), text);
-        }
-        assert_eq!(
-            (header_size(1), header_size(1 << 40)),
-            ("\"8KiB\"".into(), "\"4096KiB\"".into())
-        );
-    }
 
     #[test]
     fn the_first_rule_of_a_file_counts_after_its_translation_too() {
@@ -493,13 +264,5 @@ mod tests {
         let taken = ["chat", "chat-2"];
         assert_eq!(free_name("chat", |name| taken.contains(&name)), "chat-3");
         assert_eq!(free_name("blog", |name| taken.contains(&name)), "blog");
-    }
-
-    #[test]
-    fn comments_are_wrapped() {
-        let mut text = String::new();
-        comment(&mut text, "- ", &"word ".repeat(40));
-        assert!(text.lines().count() > 1 && text.lines().all(|line| line.starts_with("# ")));
-        assert!(text.lines().all(|line| line.len() <= WIDTH + 6), "{text}");
     }
 }

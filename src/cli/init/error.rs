@@ -1,29 +1,29 @@
-//! Why a file cannot be translated at all.
+//! Errors of a translation.
 
 use std::{fmt, io};
 
 use super::note::Origin;
 
-/// A file that is not a configuration of the named program, or leads to no backend.
+/// Why a file cannot be translated.
 #[derive(Debug)]
 pub(super) enum TranslateError {
     /// The file cannot be read.
     Unreadable(io::Error),
-    /// The text does not follow the grammar.
+    /// A syntax error.
     Syntax {
-        /// Where.
+        /// Position.
         origin: Origin,
-        /// What is wrong.
+        /// Kind of the error.
         kind: SyntaxErrorKind,
     },
-    /// Nothing in the file leads to a server.
+    /// No directive of the file leads to a server.
     NoBackend {
-        /// What the file needs, in the words of its program.
+        /// The missing directive.
         wanted: &'static str,
     },
 }
 
-/// What is wrong with a text.
+/// A syntax error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SyntaxErrorKind {
     /// A quote that is not closed.
@@ -43,7 +43,7 @@ impl fmt::Display for SyntaxErrorKind {
         f.write_str(match self {
             Self::OpenQuote => "this quote is not closed",
             Self::OpenBlock => "this block is not closed: a `}` is missing",
-            Self::StrayBrace => "this brace belongs to no directive",
+            Self::StrayBrace => "this brace has no directive",
             Self::NoSemicolon => "this directive does not end with `;`",
             Self::TooDeep => {
                 "includes or blocks are nested too deeply; does a file include itself?"

@@ -1,11 +1,11 @@
-//! Files of a configuration that is translated.
+//! Files of the original configuration.
 
 use std::{
     fs, io,
     path::{Component, Path, PathBuf},
 };
 
-/// How files are read and folders are listed. The translation itself does no I/O.
+/// Functions that read files and list folders. The translation itself does no I/O.
 pub(super) struct SourceFiles<'f> {
     /// The text of a file.
     pub(super) read: &'f dyn Fn(&Path) -> io::Result<String>,
@@ -13,20 +13,19 @@ pub(super) struct SourceFiles<'f> {
     pub(super) list: &'f dyn Fn(&Path) -> io::Result<Vec<String>>,
 }
 
-/// Longest file that is read, in bytes.
-const LARGEST: u64 = 8 << 20;
+/// Maximum size of a file, in bytes.
+const MAX_FILE: u64 = 8 << 20;
 
-/// Text of a file of this machine. Bytes that are not UTF-8 become replacement characters: they
-/// occur in comments.
+/// Reads a file. Bytes that are not UTF-8, which occur in comments, become replacement characters.
 pub(super) fn read(path: &Path) -> io::Result<String> {
     let length = fs::metadata(path)?.len();
-    if length > LARGEST {
+    if length > MAX_FILE {
         return Err(io::Error::other("the file has more than 8 MiB"));
     }
     fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Names in a folder of this machine, sorted.
+/// Lists the names in a folder, sorted.
 pub(super) fn list(folder: &Path) -> io::Result<Vec<String>> {
     let entries = fs::read_dir(folder)?.flatten();
     let mut names: Vec<String> =

@@ -1,4 +1,4 @@
-//! What a translation leaves out or changes, with its place in the original file.
+//! Notes on directives that a translation omits or changes, with their position in the original file.
 
 use std::{
     fmt,
@@ -79,16 +79,16 @@ impl NoteKind {
     }
 }
 
-/// A directive with what became of it.
+/// A note on a directive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Note {
-    /// Where the directive is.
+    /// Position of the directive.
     pub(super) origin: Origin,
-    /// What became of the directive.
+    /// How the directive was handled.
     pub(super) kind: NoteKind,
     /// The directive, shortened to one line.
     pub(super) directive: String,
-    /// Why, and what to do.
+    /// The reason, and what to do.
     pub(super) reason: String,
 }
 
@@ -118,16 +118,16 @@ impl TranslationNotes {
         let same = |known: &Note| {
             Origin { order: 0, ..known.origin.clone() } == Origin { order: 0, ..origin.clone() }
         };
-        let said = |known: &Note| {
+        let equal = |known: &Note| {
             (known.kind, &known.directive, &known.reason)
                 == (note.kind, &note.directive, &note.reason)
         };
-        if !self.0.iter().any(|known| same(known) && said(known)) {
+        if !self.0.iter().any(|known| same(known) && equal(known)) {
             self.0.push(note);
         }
     }
 
-    /// The notes, sorted by place.
+    /// Returns the notes, sorted by position.
     pub(super) fn sorted(mut self) -> Vec<Note> {
         self.0.sort_by(|one, other| one.origin.cmp(&other.origin).then(one.kind.cmp(&other.kind)));
         self.0
@@ -151,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn notes_are_sorted_by_place_and_said_once() {
+    fn notes_are_sorted_by_position_and_listed_once() {
         let file = SourceName::new(Path::new("/etc/nginx/nginx.conf"), Path::new("/etc/nginx"));
         let at = |line| Origin { order: 0, file: Arc::clone(&file), line };
         let mut notes = TranslationNotes::default();

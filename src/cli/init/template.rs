@@ -1,33 +1,33 @@
-//! The starting configuration: what most files have, with the usual settings as comments.
+//! The starting configuration, with common settings as comments.
 
-/// What the configuration is for.
+/// Options of the starting configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct TemplateOptions {
-    /// How clients connect.
+    /// TLS of the listeners.
     pub(super) tls: TemplateTls,
-    /// For a container: names of services, ports above 1024, metrics for other containers.
+    /// For a container: service names, ports above 1024, metrics for other containers.
     pub(super) docker: bool,
 }
 
-/// How clients connect.
+/// TLS of the listeners.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) enum TemplateTls {
-    /// Without TLS.
+    /// No TLS.
     #[default]
     Off,
-    /// By TLS with certificate files.
+    /// TLS with certificate files.
     Files,
-    /// By TLS with a certificate that is ordered for these names.
+    /// TLS with an ACME certificate for these names.
     Acme(Vec<String>),
 }
 
-/// File of the certificate in a template, beside the configuration.
+/// Certificate file in the folder of the configuration.
 pub(super) const CERT_FILE: &str = "site.pem";
 
-/// File of its key.
+/// File of the private key.
 pub(super) const KEY_FILE: &str = "site.key";
 
-/// The text of a starting configuration.
+/// Returns the text of a starting configuration.
 pub(super) fn template(options: &TemplateOptions) -> String {
     let mut text = HEAD.to_owned();
     text.push_str(match options.docker {
@@ -57,7 +57,7 @@ fn listeners(options: &TemplateOptions) -> String {
     };
     if options.tls == TemplateTls::Off {
         return format!(
-            "\n# Where clients connect.\n[listeners.web]\nbind = \"0.0.0.0:{http}\"\n{LISTENER_OPTIONS}"
+            "\n# Address for clients.\n[listeners.web]\nbind = \"0.0.0.0:{http}\"\n{LISTENER_OPTIONS}"
         );
     }
     let port = if https == 443 || options.docker { String::new() } else { format!(":{https}") };
@@ -70,7 +70,7 @@ fn listeners(options: &TemplateOptions) -> String {
         _ => FILES.to_owned(),
     };
     format!(
-        "\n# Plain HTTP: answers with a redirect to HTTPS{published}.\n\
+        "\n# Plain HTTP: redirects to HTTPS{published}.\n\
          [listeners.web]\nbind = \"0.0.0.0:{http}\"\nredirect = \"https{port}\"\n\
          \n# HTTPS.\n[listeners.secure]\nbind = \"0.0.0.0:{https}\"\nprotocol = \"https\"\n\
          {certificates}{LISTENER_OPTIONS}"
@@ -122,8 +122,8 @@ certificates = [{ cert = \"site.pem\", key = \"site.key\" }]
 ";
 
 const ACME: &str = "\
-# Ordered and renewed by itself. To name the server is to accept its terms of service. For tests, use
-# https://acme-staging-v02.api.letsencrypt.org/directory: it has no rate limit that matters.
+# The certificate is ordered and renewed automatically. By naming the server you accept its terms of service.
+# For tests, use https://acme-staging-v02.api.letsencrypt.org/directory, which has generous rate limits.
 certificates = { acme = { directory = \"https://acme-v02.api.letsencrypt.org/directory\", domains = [DOMAINS], storage = \"acme\" } }
 ";
 
@@ -144,17 +144,17 @@ backends = [\"127.0.0.1:3000\", \"127.0.0.1:3001\"]
 ";
 
 const DOCKER_BACKENDS: &str = "\
-# The containers of the service `app`: each address of the name is a backend, and the name is looked up
-# again all the time (`docker compose up --scale app=3`).
+# The containers of the service `app`: each address of the name is a backend, and the name is resolved
+# regularly (`docker compose up --scale app=3`).
 backends = { dns = \"app:3000\" }
 ";
 
 const POOL: &str = "\
-# Sessions of Socket.IO stay on their node without a setting. For new ones:
+# Socket.IO sessions stay on their node by default. New sessions:
 # balance = \"least-sessions\"
 # \"engine.io\" opens a Socket.IO session on each node; \"http\" needs a `path`; \"tcp\" connects.
 health = { probe = \"tcp\", interval = \"2s\" }
-# A backend that fails under traffic is left out for a while.
+# Eject a backend for some time if it fails under traffic.
 # outlier = true
 # How long a removed or drained backend keeps its sessions.
 # drain = \"5m\"

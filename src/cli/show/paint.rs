@@ -1,4 +1,4 @@
-//! Colours, where somebody sees them: states are worded, so that nothing is said by colour alone.
+//! Colors on terminals. Every color also has a text, so that nothing depends on color alone.
 
 use std::{
     env,
@@ -6,41 +6,41 @@ use std::{
     sync::LazyLock,
 };
 
-/// What a colour is for.
+/// Color of a text, by its meaning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Ink {
-    /// None.
+pub(crate) enum Color {
+    /// No color.
     #[default]
-    Plain,
+    Default,
     /// A heading.
-    Head,
-    /// As it should be.
+    Heading,
+    /// A good state.
     Good,
-    /// On its way, or limited.
-    Note,
-    /// Wrong.
+    /// A transitional or limited state.
+    Warning,
+    /// A bad state.
     Bad,
 }
 
-/// Whether standard output is a terminal whose user wants colours (<https://no-color.org>).
-static COLOURS: LazyLock<bool> = LazyLock::new(|| {
+/// Whether standard output is a terminal and colors are not disabled (<https://no-color.org>).
+static COLORS: LazyLock<bool> = LazyLock::new(|| {
     let set = |name| env::var_os(name).is_some_and(|value| !value.is_empty());
     let dumb = env::var_os("TERM").is_some_and(|term| term == "dumb");
     io::stdout().is_terminal() && !set("NO_COLOR") && !dumb
 });
 
-/// Text in a colour, where colours are seen.
-pub(crate) fn paint(text: &str, ink: Ink) -> String {
-    if *COLOURS { coloured(text, ink) } else { text.to_owned() }
+/// Adds a color to a text if standard output shows colors.
+pub(crate) fn paint(text: &str, color: Color) -> String {
+    if *COLORS { with_color(text, color) } else { text.to_owned() }
 }
 
-fn coloured(text: &str, ink: Ink) -> String {
-    let code = match ink {
-        Ink::Plain => return text.to_owned(),
-        Ink::Head => "1",
-        Ink::Good => "32",
-        Ink::Note => "33",
-        Ink::Bad => "31",
+fn with_color(text: &str, color: Color) -> String {
+    let code = match color {
+        Color::Default => return text.to_owned(),
+        Color::Heading => "1",
+        Color::Good => "32",
+        Color::Warning => "33",
+        Color::Bad => "31",
     };
     format!("\x1b[{code}m{text}\x1b[0m")
 }
@@ -50,8 +50,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_colour_ends_with_its_text() {
-        assert_eq!(coloured("up", Ink::Good), "\x1b[32mup\x1b[0m");
-        assert_eq!(coloured("up", Ink::Plain), "up");
+    fn the_color_is_reset_after_the_text() {
+        assert_eq!(with_color("up", Color::Good), "\x1b[32mup\x1b[0m");
+        assert_eq!(with_color("up", Color::Default), "up");
     }
 }

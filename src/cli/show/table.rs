@@ -1,26 +1,26 @@
-//! Tables without lines: columns aligned by what their text takes on a terminal, never wider than it.
+//! Tables without lines, at most 80 columns wide. Columns are aligned by the display width of their text.
 //!
-//! Names that are too long are cut in the middle, where they differ least, and notes are wrapped: beside
-//! their row where there is room, below it where there is not. JSON has everything whole.
+//! Long names are shortened in the middle. Notes are wrapped in the last column, or below their row if the
+//! column would be too narrow. JSON output is never shortened.
 
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
-use super::{Ink, paint, plain};
+use super::{Color, paint, plain};
 
-/// Columns of a terminal that every table fits into.
+/// Maximum width of a table.
 const WIDTH: usize = 80;
 
-/// Between two columns.
+/// Blanks between two columns.
 const GAP: usize = 2;
 
-/// Least room that a note needs beside its row.
-const BESIDE: usize = 28;
+/// Minimum width of a note column.
+const MIN_NOTE: usize = 28;
 
-/// How far a note below its row is indented.
+/// Indentation of a note below its row.
 const INDENT: usize = 2;
 
-/// What stands for the part of a name that is cut out.
-const CUT: char = '…';
+/// Replaces the removed part of a name.
+const ELLIPSIS: char = '…';
 
 /// One column.
 #[derive(Clone, Copy, Debug)]
@@ -33,50 +33,50 @@ pub(crate) struct Column {
 enum Kind {
     Text,
     Number,
-    /// Cut down to this width where the table is too wide.
+    /// Shortened down to this width if the table is too wide.
     Name(usize),
     Note,
 }
 
 impl Column {
-    /// Of short text.
+    /// A column of short text.
     pub(crate) const fn text(head: &'static str) -> Self {
         Self { head, kind: Kind::Text }
     }
 
-    /// Of numbers, which end below each other.
+    /// A column of numbers, aligned to the right.
     pub(crate) const fn number(head: &'static str) -> Self {
         Self { head, kind: Kind::Number }
     }
 
-    /// Of names, which are cut in the middle to no less than `least` where the table is too wide.
+    /// A column of names, which are shortened in the middle to at least `least` if the table is too wide.
     pub(crate) const fn name(head: &'static str, least: usize) -> Self {
         Self { head, kind: Kind::Name(least) }
     }
 
-    /// Of sentences, the last column: they are wrapped.
+    /// The last column, with sentences that are wrapped.
     pub(crate) const fn note(head: &'static str) -> Self {
         Self { head, kind: Kind::Note }
     }
 }
 
-/// What stands in a row below a column; made safe for a terminal.
+/// A cell; its text is safe for a terminal.
 #[derive(Clone, Debug)]
 pub(crate) struct Cell {
     text: String,
-    ink: Ink,
+    color: Color,
 }
 
 impl Cell {
-    /// In a colour.
-    pub(crate) fn inked(text: &str, ink: Ink) -> Self {
-        Self { text: plain(text), ink }
+    /// Creates a cell in a color.
+    pub(crate) fn colored(text: &str, color: Color) -> Self {
+        Self { text: plain(text), color }
     }
 }
 
 impl From<&str> for Cell {
     fn from(text: &str) -> Self {
-        Self::inked(text, Ink::Plain)
+        Self::colored(text, Color::Default)
     }
 }
 
@@ -92,21 +92,21 @@ impl From<u64> for Cell {
     }
 }
 
-/// Rows below columns.
+/// A table with a heading for each column.
 #[derive(Debug)]
 pub(crate) struct Table {
     columns: Vec<Column>,
     rows: Vec<Vec<Cell>>,
 }
 
-/// A column that is shown.
+/// A column that is not empty, and its width.
 struct ShownColumn {
     at: usize,
     width: usize,
 }
 
 impl Table {
-    /// Without rows yet.
+    /// Creates a table without rows.
     pub(crate) fn new(columns: &[Column]) -> Self {
         Self { columns: columns.to_vec(), rows: Vec::new() }
     }
@@ -116,7 +116,7 @@ impl Table {
         self.rows.push(cells.into());
     }
 
-    /// The text; columns in which no row has anything are left out.
+    /// Formats the table without its empty columns.
     pub(crate) fn text(&self) -> String {
         let (notes, others): (Vec<usize>, Vec<usize>) =
             self.filled().partition(|&at| self.columns[at].kind == Kind::Note);
@@ -124,20 +124,20 @@ impl Table {
             others.into_iter().map(|at| ShownColumn { at, width: self.width(at) }).collect();
         self.shrink(&mut shown);
         let note = notes.first().map(|&at| (at, self.width(at)));
-        let room = WIDTH.saturating_sub(used(&shown) + GAP);
-        let beside = note.filter(|(_, width)| room >= BESIDE.min(*width)).map(|(at, _)| at);
-        let heads: Vec<Cell> =
-            self.columns.iter().map(|column| Cell::inked(column.head, Ink::Head)).collect();
+        let available = WIDTH.saturating_sub(used(&shown) + GAP);
+        let beside = note.filter(|(_, width)| available >= MIN_NOTE.min(*width)).map(|(at, _)| at);
+        let headings: Vec<Cell> =
+            self.columns.iter().map(|column| Cell::colored(column.head, Color::Heading)).collect();
         let mut text = String::new();
-        for row in std::iter::once(&heads).chain(&self.rows) {
-            let is_head = std::ptr::eq(row, &heads);
+        for row in std::iter::once(&headings).chain(&self.rows) {
+            let is_heading = std::ptr::eq(row, &headings);
             self.line(row, &shown, &mut text);
             match (note.and_then(|(at, _)| row.get(at)), beside) {
-                (Some(note), Some(_)) => below(note, used(&shown) + GAP, room, &mut text),
-                (Some(note), None) if !is_head && !note.text.is_empty() => {
+                (Some(note), Some(_)) => write_note(note, used(&shown) + GAP, available, &mut text),
+                (Some(note), None) if !is_heading && !note.text.is_empty() => {
                     text.push('\n');
                     text.push_str(&" ".repeat(INDENT));
-                    below(note, INDENT, WIDTH - INDENT, &mut text);
+                    write_note(note, INDENT, WIDTH - INDENT, &mut text);
                 }
                 _ => {}
             }
@@ -147,7 +147,7 @@ impl Table {
         text
     }
 
-    /// Whether nothing has to be cut or moved for it to fit, notes aside.
+    /// Whether all columns but the notes fit without being shortened.
     pub(crate) fn fits(&self) -> bool {
         let others = self.filled().filter(|&at| self.columns[at].kind != Kind::Note);
         let shown: Vec<ShownColumn> =
@@ -155,7 +155,7 @@ impl Table {
         used(&shown) <= WIDTH
     }
 
-    /// Columns that are shown.
+    /// Indices of the columns that are not empty.
     fn filled(&self) -> impl Iterator<Item = usize> {
         (0..self.columns.len()).filter(|&at| {
             let mut cells = self.rows.iter().filter_map(|row| row.get(at));
@@ -169,47 +169,48 @@ impl Table {
         widest.max(self.columns[at].head.width())
     }
 
-    /// Takes from the widest names until the columns fit, or nothing can be taken any more.
+    /// Shortens the widest names until the columns fit or no name can be shortened.
     fn shrink(&self, shown: &mut [ShownColumn]) {
         while used(shown) > WIDTH {
-            let can = |shown: &&mut ShownColumn| match self.columns[shown.at].kind {
+            let can_shrink = |shown: &&mut ShownColumn| match self.columns[shown.at].kind {
                 Kind::Name(least) => shown.width > least.max(self.columns[shown.at].head.width()),
                 _ => false,
             };
-            let Some(widest) = shown.iter_mut().filter(can).max_by_key(|shown| shown.width) else {
+            let Some(widest) = shown.iter_mut().filter(can_shrink).max_by_key(|shown| shown.width)
+            else {
                 return;
             };
             widest.width -= 1;
         }
     }
 
-    /// A row without its note, filled up to where that begins.
+    /// Writes a row without its note, padded to the start of the note.
     fn line(&self, row: &[Cell], shown: &[ShownColumn], text: &mut String) {
         let empty = Cell::from("");
         for (number, ShownColumn { at, width }) in shown.iter().enumerate() {
             let cell = row.get(*at).unwrap_or(&empty);
-            let words = cut(&cell.text, *width);
-            let free = " ".repeat(width.saturating_sub(words.width()));
+            let content = shortened(&cell.text, *width);
+            let padding = " ".repeat(width.saturating_sub(content.width()));
             if number > 0 {
                 text.push_str(&" ".repeat(GAP));
             }
-            let words = if words.is_empty() { words } else { paint(&words, cell.ink) };
+            let content = if content.is_empty() { content } else { paint(&content, cell.color) };
             match self.columns[*at].kind {
-                Kind::Number => text.extend([free, words]),
-                _ => text.extend([words, free]),
+                Kind::Number => text.extend([padding, content]),
+                _ => text.extend([content, padding]),
             }
         }
     }
 }
 
-/// What the columns take together.
+/// Total width of the columns.
 fn used(shown: &[ShownColumn]) -> usize {
     let gaps = shown.len().saturating_sub(1) * GAP;
     shown.iter().map(|shown| shown.width).sum::<usize>() + gaps
 }
 
-/// Writes a note in lines of this width, all but the first after an indent.
-fn below(note: &Cell, indent: usize, width: usize, text: &mut String) {
+/// Writes a note in lines of this width; all lines but the first are indented.
+fn write_note(note: &Cell, indent: usize, width: usize, text: &mut String) {
     let gap = if indent > INDENT { GAP } else { 0 };
     text.push_str(&" ".repeat(gap));
     for (number, line) in wrapped(&note.text, width).iter().enumerate() {
@@ -217,11 +218,11 @@ fn below(note: &Cell, indent: usize, width: usize, text: &mut String) {
             text.push('\n');
             text.push_str(&" ".repeat(indent));
         }
-        text.push_str(&paint(line, note.ink));
+        text.push_str(&paint(line, note.color));
     }
 }
 
-/// The text in lines of this width, broken at blanks; a word that is longer is broken anywhere.
+/// Splits a text into lines of this width, at blanks or within a word that is longer than a line.
 fn wrapped(text: &str, width: usize) -> Vec<String> {
     let mut lines = Vec::new();
     let mut line = String::new();
@@ -244,18 +245,18 @@ fn wrapped(text: &str, width: usize) -> Vec<String> {
     lines
 }
 
-/// The text, without its middle where it is wider than this.
-fn cut(text: &str, width: usize) -> String {
+/// Shortens a text in the middle if it is wider than this.
+fn shortened(text: &str, width: usize) -> String {
     if text.width() <= width {
         return text.to_owned();
     }
-    let room = width.saturating_sub(1);
-    let start = fitting(text.chars(), room - room / 2);
-    let end: String = fitting(text.chars().rev(), room / 2).chars().rev().collect();
-    format!("{start}{CUT}{end}")
+    let kept = width.saturating_sub(1);
+    let start = fitting(text.chars(), kept - kept / 2);
+    let end: String = fitting(text.chars().rev(), kept / 2).chars().rev().collect();
+    format!("{start}{ELLIPSIS}{end}")
 }
 
-/// As many of these characters as fit.
+/// Returns the first characters that fit into this width.
 fn fitting(chars: impl Iterator<Item = char>, width: usize) -> String {
     let mut taken = 0;
     let fits = |c: &char| {
@@ -270,7 +271,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_are_aligned_by_what_is_seen() {
+    fn columns_are_aligned_by_display_width() {
         let mut table = Table::new(&[
             Column::text("NAME"),
             Column::number("SESSIONS"),
@@ -286,13 +287,13 @@ mod tests {
     }
 
     #[test]
-    fn without_rows_the_heads_stand_alone() {
+    fn a_table_without_rows_has_headings() {
         let table = Table::new(&[Column::text("A"), Column::number("B")]);
         assert_eq!(table.text(), "A  B\n");
     }
 
     #[test]
-    fn long_names_are_cut_in_the_middle_and_notes_are_wrapped() {
+    fn long_names_are_shortened_and_notes_are_wrapped() {
         let columns = [
             Column::name("POOL", 6),
             Column::name("BACKEND", 8),
@@ -326,10 +327,10 @@ mod tests {
     }
 
     #[test]
-    fn text_is_cut_to_a_width_of_any_characters() {
-        assert_eq!(cut("abcdefgh", 8), "abcdefgh");
-        assert_eq!(cut("abcdefghi", 8), "abcd…ghi");
-        assert_eq!(cut("漢字漢字漢字", 6), "漢…字");
+    fn text_is_shortened_and_wrapped_by_display_width() {
+        assert_eq!(shortened("abcdefgh", 8), "abcdefgh");
+        assert_eq!(shortened("abcdefghi", 8), "abcd…ghi");
+        assert_eq!(shortened("漢字漢字漢字", 6), "漢…字");
         assert_eq!(wrapped("aaaa bb c", 4), ["aaaa", "bb c"]);
         assert_eq!(wrapped("abcdefghij", 4), ["abcd", "efgh", "ij"]);
         assert_eq!(wrapped("", 4), [""]);

@@ -87,13 +87,13 @@ impl ControlTask {
         });
         Snapshot {
             routes: route::Routes::new(&routes.collect::<Vec<_>>()),
-            left: self.backends_without_pool(config),
+            removed: self.backends_without_pool(config),
             listeners,
             trusted: config.trusted_proxies.clone(),
             redaction: Redaction::new(config.redact.iter().map(String::as_str)),
             forwarded_always: config.forwarded == config::Forwarded::Always,
             error_pages: config.error_pages.clone(),
-            introduces: pools.iter().any(|pool| !pool.connector().is_shared()),
+            sends_proxy_headers: pools.iter().any(|pool| !pool.connector().is_shared()),
             pools,
         }
     }

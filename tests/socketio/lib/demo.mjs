@@ -80,7 +80,7 @@ export class Visitor {
 
   /** Waits until the current session uses WebSocket. */
   async upgraded() {
-    await this.page.locator('#hoist [data-kind="websocket"]').waitFor();
+    await this.page.locator('#requests [data-kind="websocket"]').waitFor();
   }
 
   /** Node that a fact of the page names: `handshake`, `polls` or `upgrade`. */
@@ -90,7 +90,7 @@ export class Visitor {
 
   /** All answered requests of the current session: `{ kind, node, fault }`. */
   async requests() {
-    return this.page.locator('#hoist li[data-node]').evaluateAll((items) => items.map((item) => ({ ...item.dataset })));
+    return this.page.locator('#requests li[data-node]').evaluateAll((items) => items.map((item) => ({ ...item.dataset })));
   }
 
   /** Nodes of this tab's sessions, oldest first. */

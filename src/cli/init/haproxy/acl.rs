@@ -1,10 +1,10 @@
-//! Conditions: which hosts and paths an ACL covers.
+//! Conditions: hosts and paths of an ACL.
 
 use std::collections::HashMap;
 
 use super::super::nginx::regex_prefixes;
 
-/// What one test of a condition says.
+/// One test of a condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum AclTest {
     /// The host is one of these, in the form of a route's `host`.
@@ -19,11 +19,11 @@ pub(super) enum AclTest {
     Upgrade,
     /// True for every request.
     Always,
-    /// Something that a route cannot say.
+    /// A test that a route cannot express.
     Other,
 }
 
-/// Hosts, paths and more that one alternative of a condition wants together.
+/// Hosts, paths and other tests that one alternative of a condition requires together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct AclMatch {
     /// Hosts; empty: every host.
@@ -32,17 +32,17 @@ pub(super) struct AclMatch {
     pub(super) paths: Vec<String>,
     /// Server names; empty: every name.
     pub(super) sni: Vec<String>,
-    /// Whether TLS is wanted.
+    /// Whether TLS is required.
     pub(super) tls: Option<bool>,
-    /// Whether a WebSocket is wanted.
+    /// Whether a WebSocket is required.
     pub(super) upgrade: bool,
 }
 
 /// Named ACLs, each with the tests of its lines. One of these is enough.
 pub(super) type AclTable = HashMap<String, Vec<AclTest>>;
 
-/// The alternatives of a condition, such as `if a !b or { path_beg /x }`. `None`: a route cannot say it.
-/// `unless` turns the condition around.
+/// Returns the alternatives of a condition, such as `if a !b or { path_beg /x }`. `None`: a route cannot
+/// express it. `unless` negates the condition.
 pub(super) fn alternatives(words: &[String], named: &AclTable) -> Option<Vec<AclMatch>> {
     let (keyword, rest) = words.split_first()?;
     let negated = match keyword.as_str() {
@@ -100,7 +100,7 @@ fn union(name: &str, named: &AclTable) -> Option<AclTest> {
     })
 }
 
-/// Adds a test to an alternative. `None`: they cannot be said together.
+/// Adds a test to an alternative. `None`: the tests cannot be combined.
 fn add(to: &mut AclMatch, test: AclTest, negated: bool) -> Option<()> {
     match test {
         AclTest::Tls(wanted) => to.tls = Some(wanted != negated),

@@ -61,7 +61,7 @@ impl<'t> HaproxyTranslator<'t> {
                 self.note(
                     NoteKind::Different,
                     line,
-                    "servers are not filled one after the other: sessions are spread",
+                    "servers are not filled one after another: sessions are distributed",
                 );
                 "least-sessions"
             }
@@ -69,13 +69,13 @@ impl<'t> HaproxyTranslator<'t> {
                 self.note(
                     NoteKind::Unneeded,
                     line,
-                    "Engine.IO session ids are followed without a setting",
+                    "Engine.IO session ids are used for affinity by default",
                 );
                 "least-sessions"
             }
             algorithm if algorithm.starts_with("random") => "p2c",
             _ => {
-                let reason = "only the client's address is hashed (`balance = \"source-hash\"`)";
+                let reason = "only the client address can be hashed (`balance = \"source-hash\"`)";
                 self.note(NoteKind::Untranslated, line, reason);
                 "least-sessions"
             }
@@ -89,12 +89,12 @@ impl<'t> HaproxyTranslator<'t> {
         let inserts = line.rest(2).iter().any(|word| word == "insert");
         if !inserts {
             pool.settings.string("sticky.cookie.set_on", "always");
-            let reason = "a cookie of Moorline's own keeps a client on its backend; cookies of the app are not changed";
+            let reason = "an affinity cookie of Moorline keeps a client on its backend; cookies of the app are not changed";
             return self.note(NoteKind::Different, line, reason);
         }
         pool.settings.string("sticky.cookie.name", line.word(1));
         pool.settings.string("sticky.cookie.set_on", "always");
-        let reason = "the values of the cookie are others: each client gets a new one";
+        let reason = "the cookie has other values: each client gets a new cookie";
         self.note(NoteKind::Different, line, reason);
         let mut words = line.rest(2).iter().map(String::as_str);
         while let Some(word) = words.next() {
@@ -140,17 +140,17 @@ impl<'t> HaproxyTranslator<'t> {
             let by = by.map_or("", String::as_str);
             if by == "src" {
                 pool.settings.string("balance", "source-hash");
-                let reason = "clients are kept on a backend by a hash of their address, and sessions by their id: no table";
+                let reason = "a hash of the address keeps clients on a backend, and the session id keeps sessions: no table is needed";
                 self.note(NoteKind::Different, rule, reason);
             } else if by.contains("sid") && by.contains("url_param") {
                 self.note(
                     NoteKind::Unneeded,
                     rule,
-                    "Engine.IO session ids are followed without a setting",
+                    "Engine.IO session ids are used for affinity by default",
                 );
             } else if by.contains("cook") {
                 pool.settings.string("sticky.cookie.set_on", "always");
-                let reason = "a cookie of Moorline's own keeps a client on its backend, instead of one of the app";
+                let reason = "an affinity cookie of Moorline keeps a client on its backend, instead of a cookie of the app";
                 self.note(NoteKind::Different, rule, reason);
             }
         }
@@ -178,7 +178,7 @@ impl<'t> HaproxyTranslator<'t> {
             [path] => Some(path),
             [method, path, rest @ ..] => {
                 if method != "GET" {
-                    self.note(NoteKind::Different, check, "the method of a probe is GET");
+                    self.note(NoteKind::Different, check, "the method of a health check is GET");
                 }
                 self.check_host(pool, rest);
                 Some(path)
@@ -217,8 +217,10 @@ impl<'t> HaproxyTranslator<'t> {
                         ("ver", _) | ("meth", Some("GET")) => {}
                         (word, value) => {
                             let shown = format!("{word} {}", value.unwrap_or(""));
-                            let reason =
-                                format!("`{}`: probes have a path and a host", shown.trim_end());
+                            let reason = format!(
+                                "`{}`: health checks have a path and a host",
+                                shown.trim_end()
+                            );
                             self.note(NoteKind::Untranslated, line, reason);
                         }
                     }
@@ -239,7 +241,7 @@ impl<'t> HaproxyTranslator<'t> {
             _ => self.note(
                 NoteKind::Untranslated,
                 line,
-                "a probe looks at the status only (`health.status`)",
+                "a health check uses the status only (`health.status`)",
             ),
         }
     }
@@ -270,7 +272,7 @@ impl<'t> HaproxyTranslator<'t> {
                 self.note(
                     NoteKind::Different,
                     line,
-                    "a probe takes no longer than `health.interval`",
+                    "a health check takes no longer than `health.interval`",
                 );
             }
             pool.durations.insert("health.timeout", time.min(interval));

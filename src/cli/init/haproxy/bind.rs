@@ -12,10 +12,10 @@ use super::{
     syntax::ConfigLine,
 };
 
-/// Most ports of a range.
+/// Maximum number of ports in a range.
 const MOST_PORTS: u16 = 64;
 
-/// What a `bind` line says.
+/// Parameters of a `bind` line.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct BindParameters {
     /// Addresses with ports.
@@ -93,7 +93,8 @@ impl<'t> HaproxyTranslator<'t> {
                     let value =
                         VALUED.contains(&other).then(|| words.next()).flatten().unwrap_or("");
                     let shown = format!("{other} {value}");
-                    let reason = format!("`{}`: listeners have no such setting", shown.trim_end());
+                    let reason =
+                        format!("`{}`: listeners have no equivalent setting", shown.trim_end());
                     self.note(NoteKind::Untranslated, line, reason);
                 }
             }
@@ -125,7 +126,7 @@ impl<'t> HaproxyTranslator<'t> {
             return;
         }
         for cert in paths {
-            // The key may be in a file of its own.
+            // The key may be in a separate file.
             let beside = format!("{cert}.key");
             let has_own = (self.files.read)(beside.as_ref()).is_ok();
             let key = if has_own { beside } else { cert.clone() };
@@ -190,7 +191,7 @@ impl BindParameters {
         let has_ca = self.settings.iter().any(|(key, _)| *key == "tls.client_auth.ca");
         let has_mode = self.settings.iter().any(|(key, _)| *key == "tls.client_auth.mode");
         for (key, value) in &self.settings {
-            // A mode without authorities, and authorities without a mode, ask for nothing.
+            // Client authentication needs both a mode and authorities.
             if !key.starts_with("tls.client_auth") || (has_ca && has_mode) {
                 listener.settings.set(key, value.clone());
             }

@@ -60,7 +60,7 @@ impl<'t> HaproxyTranslator<'t> {
         }
     }
 
-    /// Binds that can share a listener, together.
+    /// Groups binds that can share a listener.
     fn groups(&mut self, proxy: &ProxySection<'t>) -> Vec<(BindParameters, String)> {
         let mut groups: Vec<(BindParameters, String)> = Vec::new();
         for line in proxy.own(&["bind"]) {
@@ -118,7 +118,7 @@ impl<'t> HaproxyTranslator<'t> {
         listener
     }
 
-    /// Where the listeners without TLS redirect to: `https`, perhaps with a port.
+    /// Redirect of the listeners without TLS: `https`, perhaps with a port.
     fn redirect(&mut self, proxy: &ProxySection<'t>, named: &AclTable) -> Option<String> {
         let lines = proxy.section.lines.iter().filter_map(|line| match line.word(0) {
             "redirect" => Some((line, 1)),
@@ -166,7 +166,7 @@ impl<'t> HaproxyTranslator<'t> {
                 self.note(
                     NoteKind::Untranslated,
                     rule,
-                    "the name of a pool has no expressions: write a route for each",
+                    "the name of a pool cannot be an expression: write a route for each",
                 );
                 continue;
             }

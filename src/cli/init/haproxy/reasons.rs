@@ -10,9 +10,9 @@ pub(super) fn of_section(kind: &str) -> Option<(NoteKind, &'static str)> {
     Some(match kind {
         "peers" => (
             Unneeded,
-            "a session that one proxy does not know is found on its backend; `cookie_key` shares cookies",
+            "an unknown session is found on its backend; `cookie_key` shares cookies between proxies",
         ),
-        "userlist" => (Unprotected, "Moorline has no users: let the app check them"),
+        "userlist" => (Unprotected, "Moorline has no users: authenticate them in the app"),
         "resolvers" => (
             Unneeded,
             "names are looked up by the system's resolver; `resolver` of a `dns` source sets another one",
@@ -20,7 +20,7 @@ pub(super) fn of_section(kind: &str) -> Option<(NoteKind, &'static str)> {
         "cache" => (Untranslated, "Moorline does not cache"),
         "mailers" => (Untranslated, "Moorline sends no mail: use alerts on its metrics"),
         "program" | "fcgi-app" | "ring" | "log-forward" | "traces" => {
-            (Untranslated, "there is no such service")
+            (Untranslated, "there is no equivalent service")
         }
         "http-errors" => {
             (Untranslated, "`error_pages` takes HTML pages without the head of a reply")
@@ -46,8 +46,8 @@ pub(super) fn of_line(line: &ConfigLine) -> (NoteKind, &'static str) {
     match one {
         name if name.starts_with("tune.") => (Unneeded, PROCESS),
         name if name.starts_with("ssl-default") => (Untranslated, TLS),
-        "option" | "no" => (Untranslated, "there is no such option"),
-        _ => (Untranslated, "there is no such setting"),
+        "option" | "no" => (Untranslated, "there is no equivalent option"),
+        _ => (Untranslated, "there is no equivalent setting"),
     }
 }
 
@@ -84,11 +84,11 @@ const LOG: &str = "the access log is a line of JSON for each request; `access_lo
 const LIMIT: &str =
     "`limits.connections` of a pool and `connections_per_address` of a listener limit connections";
 const RETRY: &str = "a request that was not sent, or is idempotent, is tried on another backend within a retry budget";
-const ACCESS: &str = "Moorline has no such check: let the app or the network do it";
+const ACCESS: &str = "Moorline has no equivalent check: use the app or the network for it";
 const TUNED: &str = "connections are kept, and sockets are tuned, without settings";
 const RESPONSES: &str = "Moorline does not change headers of responses: let the app send them";
-const REWRITE: &str = "paths and hosts are passed on as they are: let the app take them";
-const CHECKS: &str = "probes are tcp, http, engine.io and websocket (`health.probe`)";
+const REWRITE: &str = "paths and hosts are forwarded unchanged: adapt the app";
+const CHECKS: &str = "health checks are tcp, http, engine.io and websocket (`health.probe`)";
 const TIMEOUTS: &str = "a connection waits for `timeouts.connect`, and a poll for its session";
 
 /// Beginnings of lines, separated by commas, with what becomes of them and why.
@@ -130,7 +130,7 @@ const REASONS: [(&str, NoteKind, &str); 26] = [
         "mode, timeout connect, timeout server, timeout tunnel, timeout check, timeout http-request, timeout http-keep-alive, \
       timeout server-fin, balance, cookie, default_backend, option httpchk, default-server, ca-base, crt-base",
         Unneeded,
-        "nothing that is translated uses it",
+        "no translated directive uses it",
     ),
     (
         "timeout client, timeout client-fin",
@@ -153,7 +153,7 @@ const REASONS: [(&str, NoteKind, &str); 26] = [
         "`admin` serves metrics for Prometheus, and \
       `moorline status` shows the state",
     ),
-    ("acl", Untranslated, "no rule that is translated uses this ACL"),
+    ("acl", Untranslated, "no translated rule uses this ACL"),
     (
         "http-request deny, http-request tarpit, http-request reject, http-request auth, http-request silent-drop, \
       tcp-request connection, http-request wait-for-body, block, reqdeny, reqtarpit, http-response deny",
@@ -222,7 +222,7 @@ const REASONS: [(&str, NoteKind, &str); 26] = [
         "force-persist, ignore-persist, use-server, dispatch, hash-type, hash-balance-factor, http-send-name-header, \
       dynamic-cookie-key, source, transparent, id, guid, disabled, enabled, bind-process",
         Untranslated,
-        "pools have no such setting",
+        "pools have no equivalent setting",
     ),
     (
         "ssl-default-bind-options, ssl-default-server-options, ssl-dh-param-file, tune.ssl.default-dh-param, ssl-server-verify, \
@@ -234,7 +234,7 @@ const REASONS: [(&str, NoteKind, &str); 26] = [
         "http-request allow, http-request set-nice, http-request set-tos, http-request set-mark, http-request set-priority-class, \
       http-request set-priority-offset, http-request set-timeout, http-request early-hint",
         Untranslated,
-        "requests have no such rules",
+        "requests have no equivalent rules",
     ),
 ];
 

@@ -1,4 +1,4 @@
-//! `server` lines: addresses, weights and what holds for the whole pool.
+//! `server` lines: addresses, weights and settings of the whole pool.
 
 use std::net::IpAddr;
 
@@ -87,7 +87,7 @@ impl<'t> HaproxyTranslator<'t> {
         pool.backends.push(BackendDraft { name, address, weight });
     }
 
-    /// `server-template PREFIX NUMBER NAME:PORT`: as many servers as a name has addresses.
+    /// `server-template PREFIX NUMBER NAME:PORT`: a server for each address of a name.
     fn server_template(&mut self, pool: &mut PoolDraft, line: &'t ConfigLine, default: &[String]) {
         let Some(address) = address(line.word(3)) else {
             return self.note(NoteKind::Untranslated, line, "a backend has a host and a port");
@@ -99,7 +99,7 @@ impl<'t> HaproxyTranslator<'t> {
         let resolver = at.and_then(|at| self.resolver(words.get(at + 1)?));
         let resolver = resolver.map_or(String::new(), |ip| format!(", resolver = {}", quoted(&ip)));
         pool.source = Some(format!("{{ dns = {}{resolver} }}", quoted(&address)));
-        let reason = "each address of the name is a backend, however many there are";
+        let reason = "each address of the name is a backend";
         self.note(NoteKind::Different, line, reason);
     }
 
@@ -114,7 +114,7 @@ impl<'t> HaproxyTranslator<'t> {
         Some(if port == "53" { host.to_owned() } else { format!("{host}:{port}") })
     }
 
-    /// Reads the parameters of a server. Returns its weight; `None`: the server is left out.
+    /// Reads the parameters of a server. Returns its weight; `None`: the server is omitted.
     fn parameters(
         &mut self,
         pool: &mut PoolDraft,
@@ -132,22 +132,18 @@ impl<'t> HaproxyTranslator<'t> {
                         self.note(
                             NoteKind::Different,
                             line,
-                            "`weight 0`: the server gets no new sessions, and is left out",
+                            "`weight 0`: the server gets no new sessions and is omitted",
                         );
                         return None;
                     }
                 }
                 "backup" => {
-                    let reason = "a pool has no backup servers: this one is left out; add it if it may be used always";
+                    let reason = "a pool has no backup servers: this server is omitted; add it if it may always be used";
                     self.note(NoteKind::Untranslated, line, reason);
                     return None;
                 }
                 "disabled" => {
-                    self.note(
-                        NoteKind::Different,
-                        line,
-                        "this server is disabled, and is left out",
-                    );
+                    self.note(NoteKind::Different, line, "this server is disabled and is omitted");
                     return None;
                 }
                 "ssl" | "verify" | "ca-file" | "sni" | "crt" => {
@@ -248,13 +244,13 @@ impl<'t> HaproxyTranslator<'t> {
                 );
             }
             _ => {
-                let reason = format!("`{word} {value}`: probes have one `health.interval`");
+                let reason = format!("`{word} {value}`: health checks have one `health.interval`");
                 self.note(NoteKind::Untranslated, line, reason);
             }
         }
     }
 
-    /// Parameters without a setting of their own.
+    /// Notes parameters without an equivalent setting.
     fn server_other<'w>(
         &mut self,
         line: &ConfigLine,
@@ -271,7 +267,7 @@ impl<'t> HaproxyTranslator<'t> {
                 (NoteKind::Unneeded, "the values of cookies are made from the names of backends")
             }
             ("resolvers" | "init-addr" | "resolve-prefer" | "resolve-opts", _) => {
-                (NoteKind::Unneeded, "names are looked up when a backend is connected to")
+                (NoteKind::Unneeded, "names are resolved when a backend is connected to")
             }
             ("on-marked-down", "shutdown-sessions") => (
                 NoteKind::Different,
@@ -282,16 +278,16 @@ impl<'t> HaproxyTranslator<'t> {
                 | "force-tlsv12" | "no-sslv3",
                 _,
             )
-            | ("alpn", "http/1.1") => (NoteKind::Unneeded, "this is so without a setting"),
+            | ("alpn", "http/1.1") => (NoteKind::Unneeded, "this is the default"),
             ("port" | "addr", _) => {
-                (NoteKind::Untranslated, "probes go to the address of the backend")
+                (NoteKind::Untranslated, "health checks use the address of the backend")
             }
             (
                 "track" | "agent-check" | "agent-port" | "agent-addr" | "agent-inter" | "observe"
                 | "on-error" | "error-limit",
                 _,
             ) => (NoteKind::Untranslated, "`health` and `outlier` decide which backends are used"),
-            _ => (NoteKind::Untranslated, "backends have no such setting"),
+            _ => (NoteKind::Untranslated, "backends have no equivalent setting"),
         };
         self.note(kind, line, format!("`{shown}`: {reason}"));
     }

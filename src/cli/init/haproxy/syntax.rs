@@ -34,7 +34,7 @@ const SECTIONS: [&str; 17] = [
 pub(super) struct ConfigLine {
     /// The words, without quotes. At least one.
     pub(super) words: Vec<String>,
-    /// Where the line is.
+    /// Position of the line.
     pub(super) origin: Origin,
     /// Whether the translation has used or reported the line.
     pub(super) handled: Cell<bool>,

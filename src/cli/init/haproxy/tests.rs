@@ -36,7 +36,7 @@ fn no_line_is_dropped_silently() {
 }
 
 #[test]
-fn the_first_rule_counts() {
+fn the_first_matching_rule_is_used() {
     let translation = translated(
         "defaults\n mode http\nfrontend f\n bind :80\n use_backend api if { path_beg /api/ }\n \
          use_backend chat if { hdr(host) chat.test }\n default_backend site\n\
@@ -49,7 +49,7 @@ fn the_first_rule_counts() {
 }
 
 #[test]
-fn a_probe_takes_no_longer_than_its_interval() {
+fn the_timeout_of_a_health_check_is_at_most_its_interval() {
     let translation = translated(
         "listen a\n mode http\n bind :80\n timeout check 10s\n server s 127.0.0.1:1 check inter 3s\n",
     );
@@ -75,7 +75,7 @@ fn the_default_mode_is_tcp() {
 }
 
 #[test]
-fn named_defaults_are_used_by_those_that_name_them() {
+fn named_defaults_apply_to_sections_that_refer_to_them() {
     let translation = translated(
         "defaults one\n mode http\n balance leastconn\ndefaults two\n mode http\n balance source\n\
          listen a from one\n bind :80\n server s 127.0.0.1:1\nlisten b\n bind :81\n server s 127.0.0.1:2\n",

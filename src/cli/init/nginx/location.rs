@@ -1,4 +1,4 @@
-//! `location` blocks: which paths lead to which pool.
+//! `location` blocks: routes from paths to pools.
 
 use super::{
     super::{draft::RouteDraft, note::NoteKind},
@@ -14,7 +14,7 @@ enum LocationPaths {
     Prefix { path: String, exact: bool },
     /// The prefixes of a regular expression.
     Regex(Vec<String>),
-    /// Paths that prefixes cannot say, with the reason.
+    /// Paths that prefixes cannot express, with the reason.
     Unsupported(&'static str),
     /// A named location, which others refer to.
     Named,
@@ -119,7 +119,7 @@ impl<'t> NginxTranslator<'t> {
         }
     }
 
-    /// Notes a path that nginx replaces by another one.
+    /// Notes a path that nginx rewrites.
     fn rewritten(&mut self, location: &Directive, pass: &Directive, paths: &[String]) {
         let url = pass.arg(0);
         let after = url.split_once("://").map_or("", |(_, rest)| rest);
@@ -129,7 +129,7 @@ impl<'t> NginxTranslator<'t> {
         }
         let typed = location.args.last().map_or("", String::as_str);
         let reason = format!(
-            "paths are not rewritten: nginx replaces `{typed}` by `{uri}`, and Moorline passes the path on as it is"
+            "paths are not rewritten: nginx replaces `{typed}` by `{uri}`, and Moorline forwards the path unchanged"
         );
         self.note(NoteKind::Untranslated, pass, reason);
     }
@@ -155,8 +155,8 @@ impl<'t> NginxTranslator<'t> {
         self.note(kind, location, format!("{reason}; {}", routing.otherwise()));
     }
 
-    /// Names the hosts that have another server than before: nginx sends unknown hosts to the first
-    /// server of an address.
+    /// Notes that hosts may get another server than before: nginx sends unknown hosts to the first server
+    /// of an address.
     pub(super) fn name_default_hosts(&mut self, servers: &[ServerBlock<'t>]) {
         let any = servers.iter().any(|server| server.proxies && server.hosts.contains(&None));
         let first = servers.iter().find(|server| server.proxies && server.directive.handled.get());
@@ -167,7 +167,7 @@ impl<'t> NginxTranslator<'t> {
     }
 }
 
-/// What the locations of a server have in common.
+/// Common settings of the locations of a server.
 struct Routing<'r, 't> {
     server: &'r ServerBlock<'t>,
     listeners: &'r [String],
@@ -176,7 +176,7 @@ struct Routing<'r, 't> {
 }
 
 impl Routing<'_, '_> {
-    /// What becomes of requests for a location that has no route.
+    /// Returns what happens to requests for a location that has no route.
     fn otherwise(&self) -> &'static str {
         match self.has_root {
             true => "requests for it follow the route of `/`",
@@ -194,7 +194,7 @@ pub(super) fn without_backend(location: &Directive, has_root: bool) -> (NoteKind
     if has(&["deny", "auth_basic", "auth_request", "auth_jwt", "internal"]) && has_root {
         return (
             NoteKind::Unprotected,
-            "Moorline has no such check: let the app refuse these paths",
+            "Moorline has no equivalent check: let the app reject these paths",
         );
     }
     let reason = if path.contains("acme-challenge") {
@@ -222,7 +222,7 @@ fn paths(location: &Directive) -> LocationPaths {
         },
         ["=", path] => LocationPaths::Prefix { path: (*path).to_owned(), exact: true },
         ["^~", path] | [path] => LocationPaths::Prefix { path: (*path).to_owned(), exact: false },
-        _ => LocationPaths::Unsupported("this location is not understood"),
+        _ => LocationPaths::Unsupported("this kind of location is not supported"),
     }
 }
 

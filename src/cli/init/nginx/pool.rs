@@ -10,7 +10,7 @@ use super::{
     values,
 };
 
-/// Where a `proxy_pass` leads.
+/// Target of a `proxy_pass`.
 struct PassTarget {
     /// Whether the backend is connected to by TLS.
     tls: bool,
@@ -169,7 +169,7 @@ impl<'t> NginxTranslator<'t> {
                         .set(if key == "fails" { "health.fall" } else { "health.rise" }, number);
                 }
                 _ => {
-                    let reason = format!("`{word}`: health checks have no such setting");
+                    let reason = format!("`{word}`: health checks have no equivalent setting");
                     self.note(NoteKind::Untranslated, check, reason);
                 }
             }
@@ -250,9 +250,9 @@ impl<'t> NginxTranslator<'t> {
                 (NoteKind::Unneeded, "backends get X-Request-Id, as in the access log")
             }
             ("accept-encoding", "") => {
-                (NoteKind::Untranslated, "headers of requests are passed on unchanged")
+                (NoteKind::Untranslated, "request headers are forwarded unchanged")
             }
-            _ => (NoteKind::Untranslated, "Moorline adds no headers of your own to requests"),
+            _ => (NoteKind::Untranslated, "Moorline cannot add custom headers to requests"),
         };
         self.note(kind, directive, reason);
     }

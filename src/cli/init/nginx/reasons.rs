@@ -15,7 +15,7 @@ pub(super) fn reason(name: &str, args: &[String]) -> (NoteKind, &'static str) {
     let family = FAMILIES.iter().find(|(prefix, ..)| name.starts_with(prefix));
     match family {
         Some((_, kind, reason)) => (*kind, reason),
-        None => (Untranslated, "there is no such setting"),
+        None => (Untranslated, "there is no equivalent setting"),
     }
 }
 
@@ -30,7 +30,7 @@ fn by_argument(name: &str, first: &str) -> Option<(NoteKind, &'static str)> {
             (Unneeded, "this is off in Moorline")
         }
         ("proxy_redirect", "off" | "default") => {
-            (Unneeded, "redirects of backends are passed on unchanged")
+            (Unneeded, "redirects of backends are forwarded unchanged")
         }
         ("proxy_ssl_verify", _) => (Unneeded, "no location uses TLS to its backends"),
         ("ssl_verify_client", "off") => (Unneeded, "clients need no certificate"),
@@ -41,12 +41,12 @@ fn by_argument(name: &str, first: &str) -> Option<(NoteKind, &'static str)> {
 
 const FILES: &str = "Moorline serves no files: serve them by a backend or a CDN";
 const NO_HEADERS: &str = "Moorline does not change headers of responses: let the app send them";
-const ACCESS: &str = "Moorline has no such check: let the app or the network do it";
+const ACCESS: &str = "Moorline has no equivalent check: use the app or the network for it";
 const RATE: &str = "requests are not limited by rate; `connections_per_address` and `admission` limit connections \
                     and new sessions";
 const OTHER_PROTOCOL: &str =
     "Moorline forwards HTTP/1.1 and WebSocket only: keep nginx for this, as a backend";
-const PROCESS: &str = "Moorline has no such process setting";
+const PROCESS: &str = "Moorline has no equivalent process setting";
 const BUFFERS: &str = "bodies are streamed with bounded buffers";
 const TUNED: &str = "sockets are tuned without settings";
 const CACHE: &str = "Moorline does not cache";
@@ -55,7 +55,7 @@ const RETRY: &str = "a request that was not sent, or is idempotent, is tried on 
                      budget";
 const TICKETS: &str =
     "sessions are resumed by tickets with rolling keys; `ticket_keys` shares them";
-const VARIABLES: &str = "there are no variables";
+const VARIABLES: &str = "variables are not supported";
 const TOO_OLD: &str = "only TLS 1.2 and 1.3 with forward secrecy are supported";
 const SCRIPT: &str = "Moorline runs no scripts";
 
@@ -117,12 +117,12 @@ const REASONS: [(&str, NoteKind, &str); 49] = [
         "proxy_hide_header proxy_pass_header proxy_ignore_headers proxy_cookie_domain proxy_cookie_path \
       proxy_cookie_flags sub_filter sub_filter_once sub_filter_types proxy_redirect",
         Untranslated,
-        "responses are passed on unchanged",
+        "responses are forwarded unchanged",
     ),
     (
         "error_page proxy_intercept_errors recursive_error_pages",
         Untranslated,
-        "`error_pages` is for errors that the proxy reports itself; replies of backends are passed on unchanged",
+        "`error_pages` is for errors that the proxy reports itself; replies of backends are forwarded unchanged",
     ),
     ("gzip brotli zstd gunzip ssi addition_types", Untranslated, COMPRESS),
     (
@@ -147,7 +147,7 @@ const REASONS: [(&str, NoteKind, &str); 49] = [
     (
         "keepalive_requests keepalive_time keepalive_disable",
         Unneeded,
-        "connections have no such limit",
+        "connections have no equivalent limit",
     ),
     (
         "proxy_http_version proxy_method proxy_pass_request_headers proxy_pass_request_body",
@@ -179,7 +179,7 @@ const REASONS: [(&str, NoteKind, &str); 49] = [
         "the default suites all have forward secrecy and authenticated \
       encryption; `tls.cipher_suites` takes IANA names",
     ),
-    ("ssl_prefer_server_ciphers ssl_buffer_size", Unneeded, "the order of the server counts"),
+    ("ssl_prefer_server_ciphers ssl_buffer_size", Unneeded, "the order of the server is used"),
     ("ssl_early_data", Untranslated, "there is no early data: an attacker could send it again"),
     ("ssl_dhparam", Unneeded, "key exchange is by elliptic curves and ML-KEM only"),
     (
@@ -188,7 +188,7 @@ const REASONS: [(&str, NoteKind, &str); 49] = [
         "responses are not fetched: name a file as \
       `ocsp` of the certificate",
     ),
-    ("ssl_trusted_certificate", Unneeded, "it is for stapling in nginx"),
+    ("ssl_trusted_certificate", Unneeded, "nginx uses it for OCSP stapling"),
     (
         "ssl_verify_depth ssl_ocsp ssl_ocsp_cache",
         Untranslated,
@@ -245,7 +245,7 @@ const REASONS: [(&str, NoteKind, &str); 49] = [
         "underscores_in_headers ignore_invalid_headers merge_slashes absolute_redirect port_in_redirect \
       server_name_in_redirect",
         Unneeded,
-        "names of fields are passed on as they are, and paths are compared in a normal form",
+        "header names are forwarded unchanged, and paths are compared in a normalized form",
     ),
     (
         "large_client_header_buffers keepalive_timeout client_header_timeout ssl_protocols ssl_ecdh_curve \
@@ -253,7 +253,7 @@ const REASONS: [(&str, NoteKind, &str); 49] = [
       proxy_ssl_certificate proxy_ssl_certificate_key ssl_certificate ssl_certificate_key real_ip_header \
       set_real_ip_from ssl_client_certificate ssl_crl ssl_stapling_file proxy_protocol proxy_timeout",
         Unneeded,
-        "nothing that is translated uses it",
+        "no translated directive uses it",
     ),
 ];
 
@@ -289,7 +289,7 @@ mod tests {
 
     #[test]
     fn unknown_directives_have_a_reason_too() {
-        assert_eq!(reason("xyzzy", &[]), (Untranslated, "there is no such setting"));
+        assert_eq!(reason("xyzzy", &[]), (Untranslated, "there is no equivalent setting"));
         assert_eq!(reason("deny", &["all".to_owned()]).0, Unprotected);
         assert_eq!(reason("auth_basic", &["off".to_owned()]).0, Unneeded);
         assert_eq!(reason("proxy_cache_path", &[]), (Untranslated, CACHE));

@@ -8,7 +8,7 @@ pub(super) struct ServerBlock<'t> {
     pub(super) directive: &'t Directive,
     /// Its hosts; `None` in it is every host.
     pub(super) hosts: Vec<Option<String>>,
-    /// Where it redirects every request.
+    /// Redirect of all requests.
     pub(super) redirect: Option<ServerRedirect<'t>>,
     /// Whether a location leads to a backend.
     pub(super) proxies: bool,
@@ -28,17 +28,17 @@ pub(super) struct ServerRedirect<'t> {
     pub(super) conditional: bool,
 }
 
-/// Proxies in front whose word about clients counts.
+/// Trusted proxies in front.
 #[derive(Debug, Default)]
 pub(super) struct RealIp {
     /// Their networks.
     pub(super) networks: Vec<String>,
-    /// Whether they name clients by the PROXY protocol, and not in a header.
+    /// Whether they send the client address by the PROXY protocol instead of a header.
     pub(super) by_proxy_protocol: bool,
 }
 
 impl<'t> NginxTranslator<'t> {
-    /// Reads what a server is for.
+    /// Reads the names, the redirect and the locations of a server.
     pub(super) fn server(&mut self, directive: &'t Directive) -> ServerBlock<'t> {
         let scope = Scope::top(directive.children());
         let mut hosts = Vec::new();

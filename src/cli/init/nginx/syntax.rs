@@ -11,11 +11,11 @@ use super::super::{
     note::{Origin, SourceName},
 };
 
-/// How deep blocks and includes may be nested.
-const DEEPEST: usize = 32;
+/// Maximum depth of nested blocks and includes.
+const MAX_DEPTH: usize = 32;
 
-/// How many files are read.
-const MOST_FILES: usize = 1_000;
+/// Maximum number of files.
+const MAX_FILES: usize = 1_000;
 
 /// A directive: a name, arguments, and a block if it has one.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub(in super::super) struct Directive {
     pub(in super::super) args: Vec<String>,
     /// The directives between braces; `None`: the directive ends with `;`.
     pub(in super::super) block: Option<Vec<Directive>>,
-    /// Where the first word is.
+    /// Position of the first word.
     pub(in super::super) origin: Origin,
     /// Whether the translation has used or reported the directive.
     pub(in super::super) handled: Cell<bool>,
@@ -119,7 +119,7 @@ impl Includes<'_> {
         open: Option<Origin>,
         depth: usize,
     ) -> Result<Vec<Directive>, TranslateError> {
-        if depth > DEEPEST {
+        if depth > MAX_DEPTH {
             return Err(lexer.error(SyntaxErrorKind::TooDeep));
         }
         let mut directives = Vec::new();
@@ -171,7 +171,7 @@ impl Includes<'_> {
         }
     }
 
-    /// Adds a directive; in place of an include, what the included files have.
+    /// Adds a directive; for an include, also the directives of the included files.
     fn add(
         &mut self,
         directive: Directive,
@@ -182,7 +182,7 @@ impl Includes<'_> {
             directives.push(directive);
             return Ok(());
         }
-        if depth >= DEEPEST || self.count >= MOST_FILES {
+        if depth >= MAX_DEPTH || self.count >= MAX_FILES {
             let kind = SyntaxErrorKind::TooDeep;
             return Err(TranslateError::Syntax { origin: directive.origin, kind });
         }
@@ -209,7 +209,7 @@ fn directive(words: &mut Vec<String>, block: Option<Vec<Directive>>, origin: Ori
     Directive { name, args: words.collect(), block, origin, handled: Cell::new(false) }
 }
 
-/// What a text consists of.
+/// A token.
 #[derive(Debug, PartialEq)]
 enum NginxToken {
     Word(String),
@@ -219,7 +219,7 @@ enum NginxToken {
     End,
 }
 
-/// A text that is read from its beginning.
+/// Splits a text into tokens.
 struct Lexer<'t> {
     rest: &'t str,
     line: usize,
@@ -308,8 +308,8 @@ impl Lexer<'_> {
         NginxToken::Word(word)
     }
 
-    /// What follows a backslash. Only quotes, backslashes and some letters are escapes; before other
-    /// characters, as in a regular expression, the backslash stays.
+    /// Reads the character after a backslash. Only quotes, backslashes and some letters are escapes; before
+    /// other characters, as in a regular expression, the backslash is kept.
     fn escaped(&mut self, word: &mut String) {
         match self.advance() {
             Some(char @ ('"' | '\'' | '\\')) => word.push(char),
@@ -345,89 +345,4 @@ pub(super) fn resolved(folder: &Path, path: &str) -> PathBuf {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io;
-
-    use super::*;
-
-    /// Parses files by their names; the first one is `nginx.conf`.
-    fn parsed(texts: &[(&str, &str)]) -> Result<Vec<Directive>, TranslateError> {
-        let read = |path: &Path| {
-            let found = texts.iter().find(|(name, _)| Path::new(name) == path);
-            found.map(|(_, text)| (*text).to_owned()).ok_or(io::ErrorKind::NotFound.into())
-        };
-        let list = |folder: &Path| {
-            let names = texts.iter().map(|(name, _)| Path::new(name));
-            let inside = names.filter(|name| name.parent() == Some(folder));
-            Ok(inside.filter_map(|name| Some(name.file_name()?.to_str()?.to_owned())).collect())
-        };
-        parse(Path::new("nginx.conf"), &SourceFiles { read: &read, list: &list })
-    }
-
-    fn shown(directives: &[Directive]) -> Vec<String> {
-        directives.iter().map(|d| format!("{}: {}", d.origin, d.text())).collect()
-    }
-
-    #[test]
-    fn words_quotes_comments_and_blocks_are_read() {
-        let text = "user www; # a comment; with a semicolon\n\
-                    http {\n  log_format main '$remote_addr \"$request\"'\n    \"a\\\"b\";\n\
-                    location ~ ^/socket\\.io/ { set $x ${host}y; return 200 \"{}\"; }\n}\n";
-        let read = parsed(&[("nginx.conf", text)]).unwrap();
-        assert_eq!(shown(&read), ["nginx.conf:1: user www", "nginx.conf:2: http {…}"]);
-        let http = read[1].children();
-        assert_eq!(http[0].args, ["main", "$remote_addr \"$request\"", "a\"b"]);
-        assert_eq!((http[0].origin.line, http[1].origin.line), (3, 5));
-        assert_eq!(http[1].args, ["~", "^/socket\\.io/"]);
-        let location = http[1].children();
-        assert_eq!(location[0].args, ["$x", "${host}y"]);
-        assert_eq!(location[1].args, ["200", "{}"]);
-    }
-
-    #[test]
-    fn includes_are_read_in_place_and_keep_their_own_lines() {
-        let read = parsed(&[
-            ("nginx.conf", "http {\n include conf.d/*.conf;\n include none.conf;\n}"),
-            ("conf.d/a.conf", "\nserver { listen 80; }"),
-            ("conf.d/b.conf", "server { listen 81; }"),
-        ])
-        .unwrap();
-        let http = read[0].children();
-        assert_eq!(
-            shown(http),
-            [
-                "nginx.conf:2: include conf.d/*.conf",
-                "conf.d/a.conf:2: server {…}",
-                "conf.d/b.conf:1: server {…}",
-                "nginx.conf:3: include none.conf"
-            ]
-        );
-        let handled: Vec<bool> = http.iter().map(|directive| directive.handled.get()).collect();
-        assert_eq!(handled, [true, false, false, false]);
-    }
-
-    #[test]
-    fn blocks_of_lua_are_skipped() {
-        let text = "a { content_by_lua_block { if x then y = { 1; } end } }\nb;";
-        let read = parsed(&[("nginx.conf", text)]).unwrap();
-        assert_eq!(shown(&read), ["nginx.conf:1: a {…}", "nginx.conf:2: b"]);
-    }
-
-    #[test]
-    fn broken_texts_are_refused_with_their_line() {
-        for (text, expected) in [
-            ("a;\nb { c;", "nginx.conf:2: this block is not closed"),
-            ("a;\n}", "nginx.conf:2: this brace belongs to no directive"),
-            ("\n{ }", "nginx.conf:2: this brace belongs to no directive"),
-            ("a\n'b", "nginx.conf:2: this quote is not closed"),
-            ("a { b }", "nginx.conf:1: this directive does not end with `;`"),
-            ("a b c", "nginx.conf:1: this directive does not end with `;`"),
-            ("include nginx.conf;", "nginx.conf:1: includes or blocks are nested too deeply"),
-        ] {
-            let error = parsed(&[("nginx.conf", text)]).unwrap_err().to_string();
-            assert!(error.starts_with(expected), "{text:?}: {error}");
-        }
-        let deep = "a { ".repeat(100_000);
-        assert!(parsed(&[("nginx.conf", &deep)]).unwrap_err().to_string().contains("too deeply"));
-    }
-}
+mod tests;

@@ -74,11 +74,11 @@ impl<'t> NginxTranslator<'t> {
                     return self.note(
                         NoteKind::Different,
                         server,
-                        "this server is down, and is left out",
+                        "this server is down and is omitted",
                     );
                 }
                 ("backup", _) => {
-                    let reason = "a pool has no backup servers: this one is left out; add it if it may be used always";
+                    let reason = "a pool has no backup servers: this server is omitted; add it if it may always be used";
                     return self.note(NoteKind::Untranslated, server, reason);
                 }
                 ("weight", number) => weight = number.parse().unwrap_or(1).clamp(1, HEAVIEST),
@@ -129,7 +129,7 @@ impl<'t> NginxTranslator<'t> {
                 pool.settings.set("slow_start", duration(time));
             }
             _ => {
-                let reason = format!("`{key}`: backends have no such setting");
+                let reason = format!("`{key}`: backends have no equivalent setting");
                 self.note(NoteKind::Untranslated, server, reason);
             }
         }
@@ -167,22 +167,23 @@ impl<'t> NginxTranslator<'t> {
             }
             "$http_x_forwarded_for" => {
                 let reason =
-                    "the client's address counts: name the proxies in front in `trusted_proxies`";
+                    "the client address is used: list the proxies in front in `trusted_proxies`";
                 self.note(NoteKind::Different, directive, reason);
                 return "source-hash";
             }
             key if key.starts_with("$arg_sid") || key.contains("sid") => {
-                let reason = "Engine.IO session ids are followed without a setting";
+                let reason = "Engine.IO session ids are used for affinity by default";
                 self.note(NoteKind::Unneeded, directive, reason);
             }
             key if key.starts_with("$cookie_") => {
-                let reason =
-                    "a cookie of Moorline's own keeps a client on its backend (`sticky.cookie`)";
+                let reason = "an affinity cookie of Moorline keeps a client on its backend (`sticky.cookie`)";
                 self.note(NoteKind::Different, directive, reason);
             }
-            _ => {
-                self.note(NoteKind::Untranslated, directive, "only the client's address is hashed")
-            }
+            _ => self.note(
+                NoteKind::Untranslated,
+                directive,
+                "only the client address can be hashed",
+            ),
         }
         "least-sessions"
     }
@@ -195,7 +196,7 @@ impl<'t> NginxTranslator<'t> {
                 sticky.take();
                 pool.settings.string("sticky.cookie.name", sticky.arg(1));
                 pool.settings.string("sticky.cookie.set_on", "always");
-                let reason = "the values of the cookie are others: each client gets a new one";
+                let reason = "the cookie has other values: each client gets a new cookie";
                 self.note(NoteKind::Different, sticky, reason);
                 for word in sticky.args.iter().skip(2) {
                     self.cookie_attribute(pool, sticky, word);
@@ -203,7 +204,7 @@ impl<'t> NginxTranslator<'t> {
             }
             "learn" => {
                 pool.settings.string("sticky.cookie.set_on", "always");
-                let reason = "a cookie of Moorline's own keeps a client on its backend, instead of one of the app";
+                let reason = "an affinity cookie of Moorline keeps a client on its backend, instead of a cookie of the app";
                 self.note(NoteKind::Different, sticky, reason);
             }
             _ => self.note(

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, time::Duration};
 
-/// Most prefixes that one regular expression is translated to.
+/// Maximum number of prefixes for one regular expression.
 const MOST_PREFIXES: usize = 16;
 
 /// A time: `90`, `90s`, `1m 30s`, `500ms`.
@@ -45,7 +45,7 @@ pub(super) fn size(text: &str) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(factor)
 }
 
-/// Where a `listen` directive listens.
+/// Address of a `listen` directive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum ListenAddress {
     /// An IP address with its port, as Moorline writes it.
@@ -119,7 +119,7 @@ pub(super) fn hosts(name: &str) -> Option<Vec<Option<String>>> {
 }
 
 /// The path prefixes that a regular expression stands for: `^/socket\.io/`, `^/(api|ws)/.*`. `None`:
-/// prefixes cannot say it.
+/// prefixes cannot express it.
 pub(in super::super) fn regex_prefixes(regex: &str) -> Option<Vec<String>> {
     let mut rest = regex.strip_prefix('^')?;
     let mut prefixes = vec![String::new()];
@@ -164,7 +164,7 @@ pub(in super::super) fn regex_prefixes(regex: &str) -> Option<Vec<String>> {
     paths.then_some(prefixes)
 }
 
-/// Whether nothing more is asked for after everything below a prefix.
+/// Whether the rest of an expression matches everything below a prefix.
 fn ends(regex: &str) -> bool {
     matches!(regex, "" | "$")
 }

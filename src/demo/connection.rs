@@ -1,4 +1,4 @@
-//! A connection of a node that can be killed: it fails at once, and its other end gets a reset.
+//! A connection of a node. If the node is killed, the connection fails and its peer gets a reset.
 
 use std::{
     fmt,
@@ -16,45 +16,45 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-/// A stream until its node is killed.
-pub(super) struct Mortal {
+/// A TCP stream that fails when its node is killed.
+pub(super) struct NodeConnection {
     stream: TcpStream,
     killed: CancellationToken,
-    death: Pin<Box<WaitForCancellationFutureOwned>>,
+    kill: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
-impl Mortal {
-    /// A stream that fails once `killed` is cancelled.
+impl NodeConnection {
+    /// Creates a stream that fails when `killed` is cancelled.
     pub(super) fn new(stream: TcpStream, killed: CancellationToken) -> Self {
-        let death = Box::pin(killed.clone().cancelled_owned());
-        Self { stream, killed, death }
+        let kill = Box::pin(killed.clone().cancelled_owned());
+        Self { stream, killed, kill }
     }
 
-    /// Fails where the node is dead; else wakes the task when it dies.
-    fn alive(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        match self.death.as_mut().poll(cx) {
+    /// Fails if the node was killed; else wakes the task when it is killed.
+    fn poll_alive(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        match self.kill.as_mut().poll(cx) {
             Poll::Ready(()) => Err(io::ErrorKind::ConnectionAborted.into()),
             Poll::Pending => Ok(()),
         }
     }
 }
 
-impl fmt::Debug for Mortal {
+impl fmt::Debug for NodeConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Mortal").field("stream", &self.stream).finish_non_exhaustive()
+        f.debug_struct("NodeConnection").field("stream", &self.stream).finish_non_exhaustive()
     }
 }
 
-impl Drop for Mortal {
+impl Drop for NodeConnection {
     fn drop(&mut self) {
         if self.killed.is_cancelled() {
-            // A close with a linger time of zero is a reset; where it cannot be set, it is an end.
+            // With a linger time of zero, a close is a reset. If the option cannot be set, it is a FIN.
             let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
         }
     }
 }
 
-impl AsyncRead for Mortal {
+impl AsyncRead for NodeConnection {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -64,8 +64,8 @@ impl AsyncRead for Mortal {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         match Pin::new(&mut self.stream).poll_read(cx, into) {
-            // Only who waits need be woken by the death.
-            Poll::Pending => match self.alive(cx) {
+            // Only a waiting read must be woken when the node is killed.
+            Poll::Pending => match self.poll_alive(cx) {
                 Ok(()) => Poll::Pending,
                 Err(error) => Poll::Ready(Err(error)),
             },
@@ -74,7 +74,7 @@ impl AsyncRead for Mortal {
     }
 }
 
-impl AsyncWrite for Mortal {
+impl AsyncWrite for NodeConnection {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -92,7 +92,7 @@ impl AsyncWrite for Mortal {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.killed.is_cancelled() {
-            // No orderly end: the drop resets.
+            // No FIN: dropping the stream resets the connection.
             return Poll::Ready(Ok(()));
         }
         Pin::new(&mut self.stream).poll_shutdown(cx)
