@@ -18,6 +18,7 @@
 
 pub mod close;
 mod copy;
+mod direction;
 pub mod frame;
 mod reason;
 mod registry;

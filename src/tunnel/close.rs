@@ -28,7 +28,8 @@ use tokio::io::ReadBuf;
 
 use super::{
     TunnelObserver,
-    copy::{CopyError, CopyState, Direction, IdleTimer, ROUNDS, Tunnel},
+    copy::{IdleTimer, Tunnel},
+    direction::{CopyError, CopyState, Direction, ROUNDS},
     reason::CloseReason,
     registry::TunnelCommand,
 };

@@ -34,7 +34,7 @@ use rustix::{
 };
 use tokio::{io::Interest, net::TcpStream};
 
-use super::copy::{CopyError, Direction};
+use super::direction::{CopyError, Direction};
 use crate::net::stream::ByteStream;
 
 /// Size of a pipe in bytes: as many pages as a full pipe may hold.
