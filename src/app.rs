@@ -99,8 +99,8 @@ impl App {
     }
 
     /// Begins to accept if this process takes over from another one. Returns once the other process
-    /// accepts no new connections. If this is cancelled, the process may be [started](Self::start) all
-    /// the same.
+    /// accepts no new connections. If this is cancelled, the process can still be
+    /// [started](Self::start).
     ///
     /// # Errors
     /// The other process has ended this upgrade, and serves on.

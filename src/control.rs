@@ -117,7 +117,7 @@ pub struct ControlTask {
     keys: CookieKeys,
     tickets: TicketKeys,
     listeners: Listeners,
-    /// Every live backend, including removed ones that drain.
+    /// Every live backend, including removed backends that drain.
     backends: Vec<Arc<Backend>>,
     /// Probes by backend serial.
     probes: HashMap<u64, Probing>,

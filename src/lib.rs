@@ -22,26 +22,26 @@
 //!
 //! | module | owns | must not know |
 //! |---|---|---|
-//! | [`error`] | the vocabulary of failures and endings | any other module |
-//! | [`shutdown`] | asking work to finish, waiting for it | any other module |
+//! | [`error`] | the vocabulary of failures and terminations | any other module |
+//! | [`shutdown`] | the phases of a shutdown, waiting for open work | any other module |
 //! | [`observe`] | access log, metrics, the process's own log | the modules that it observes |
 //! | [`config`] | the file as written, its meaning, all its errors | any runtime module |
 //! | [`net`] | sockets, TLS on both sides, PROXY headers, byte streams | HTTP, routes, backends |
-//! | [`acme`] | ordered certificates: when, how, where they are kept | listeners, and who serves its challenges |
+//! | [`acme`] | ACME certificates: when, how, where they are stored | listeners, and the reply to its challenges |
 //! | [`route`] | host and path → pool | I/O |
 //! | [`upstream`] | live backends, balance, connections to them | HTTP |
 //! | [`sticky`] | sids, cookies, the choice between them | HTTP exchanges, I/O |
 //! | [`tunnel`] | two byte streams and a guard, where their frames end | HTTP |
 //! | [`http`] | requests, replies, retries, owner search, upgrades | reloads |
 //! | `layer4` | byte streams: a backend for each, a tunnel | HTTP, reloads |
-//! | [`snapshot`] | one consistent view for the data path | who builds it |
+//! | [`snapshot`] | one consistent view for the data path | how it is built |
 //! | [`api`] | the shapes of the admin API, and its description | any other module |
 //! | [`admin`] | the admin sockets, and the API on them | how commands are carried out |
 //! | [`cli`] | the command line: starting a process, or a client of the API | — |
-//! | [`handoff`] | handing over to a new process, and taking over from an old one | who ordered it |
+//! | [`handoff`] | handing over to a new process, and taking over from an old one | the command that started it |
 //! | [`systemd`] | passed sockets, notifications to the service manager | the reasons for them |
 //! | [`control`] | reloads, discovery, health, drains, rebalancing, commands, explain, handoff | — |
-//! | `stream_log`, [`shared`] | the one ending of every stream; the state that all streams share | HTTP |
+//! | `stream_log`, [`shared`] | the termination of every stream; the state that all streams share | HTTP |
 //! | [`conn`], [`app`] | one connection; one process | — |
 //!
 //! A module depends on another one only if its work needs it, and no two modules depend on each other.
@@ -66,9 +66,9 @@
 //! 9. Errors become replies in one place (`http/reply.rs`) and labels in one other
 //!    (`observe/names.rs`).
 //! 10. A panic costs one connection.
-//! 11. The effective configuration is the file, plus what sources found, plus what operators ordered. All
-//!     changes go through one function of the control task.
-//! 12. The proxy sends a frame of its own to a client only after a frame of the backend has ended, and sends
+//! 11. The effective configuration is the file, plus what sources found, plus what commands changed. The
+//!     control task plans and applies every change, in one swap of the snapshot or not at all.
+//! 12. The proxy sends its own frame to a client only after a frame of the backend has ended, and sends
 //!     nothing after it.
 //! 13. A process that hands over serves until the new one accepts. By then the new process knows every
 //!     session that the old one knew.

@@ -77,7 +77,7 @@ fn main() -> ExitCode {
     match start(command) {
         Ok(code) => code,
         Err(error) => {
-            // Faults of a file have their own form, and come before the first line of the log.
+            // Faults of a file have their own format, and come before the first line of the log.
             match serves && !error.is::<Faults>() {
                 true => log::fatal(&format!("{error:#}")),
                 false => eprintln!("{error:#}"),
@@ -88,7 +88,7 @@ fn main() -> ExitCode {
 }
 
 impl Command {
-    /// Whether this runs a proxy, and has a log.
+    /// Whether the command runs a proxy, and writes a log.
     fn serves(&self) -> bool {
         match self {
             Self::Run(_) | Self::Proxy(_) => true,
@@ -140,8 +140,7 @@ fn start(command: Command) -> anyhow::Result<ExitCode> {
             Command::Help { command } => help(&command),
         }
     });
-    // Whatever still runs after a drain was told to stop; a name that is being looked up is not
-    // worth waiting for.
+    // The shutdown has ended all other work. Do not wait for a blocking name lookup.
     runtime.shutdown_background();
     code
 }

@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_thousand_tasks_finish_when_asked() {
+    async fn a_thousand_tasks_finish_on_a_graceful_shutdown() {
         let (trigger, watch) = channel();
         let tasks = TaskTracker::new();
         for _ in 0..1000 {

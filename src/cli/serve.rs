@@ -1,4 +1,4 @@
-//! From a configuration to an exit code: what `run`, `proxy` and `demo` have in common.
+//! Starts a process and runs it until it ends: the common part of `run`, `proxy` and `demo`.
 
 use std::{
     env,
@@ -22,36 +22,36 @@ use crate::{
     tunnel::splice,
 };
 
-/// How long a SIGHUP waits for company: a storm of them is few reloads.
-const GATHER: Duration = Duration::from_millis(50);
+/// How long a SIGHUP waits for further ones, so that many signals cause few reloads.
+const HANGUP_DELAY: Duration = Duration::from_millis(50);
 
-/// Called with the running process.
+/// Returns a text for the terminal. Called once with the running process.
 pub(super) type Greeting<'a> = Box<dyn FnOnce(&RunningProcess) -> String + 'a>;
 
-/// What is served, and how it is told.
+/// What to serve.
 pub(super) struct Service<'a, L> {
-    /// Makes the configuration.
+    /// Returns the configuration.
     pub(super) load: L,
-    /// The file that it is read from, to be watched.
+    /// The configuration file, which is watched.
     pub(super) file: Option<PathBuf>,
-    /// Begins what goes on beside the proxy once that runs, and makes a text for the terminal.
+    /// Starts work beside the running proxy, and returns a text for the terminal.
     pub(super) greeting: Option<Greeting<'a>>,
     /// Why this process cannot be handed over to another; `None`: it can.
     pub(super) stays: Option<&'static str>,
 }
 
-/// Signals that have a meaning here. Taken before anything else: unhandled, each of them ends the
-/// process.
+/// Signals that shut down the process. Handlers are installed first, because an unhandled signal ends
+/// the process at once.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
 }
 
-/// Binds, or takes over from the process that has started this one; prints the addresses and a
-/// greeting, serves until SIGTERM or SIGINT, drains. A second signal exits at once.
+/// Binds, or takes over from the process that has started this one. Prints the addresses and a greeting,
+/// serves until SIGTERM or SIGINT, then shuts down. A second signal exits at once.
 ///
 /// # Errors
-/// What kept it from starting.
+/// The process could not start.
 pub(super) async fn serve<L>(service: Service<'_, L>) -> anyhow::Result<ExitCode>
 where
     L: FnOnce() -> anyhow::Result<Config>,
@@ -61,7 +61,7 @@ where
         splice::forbid();
     }
     limit::raise();
-    // Before anybody can know that we are there.
+    // Install the handlers before the process announces itself.
     let hangups = signal(SignalKind::hangup()).context("cannot handle SIGHUP")?;
     let upgrades = signal(SignalKind::user_defined2()).context("cannot handle SIGUSR2")?;
     let launch = match service.stays.or_else(alone) {
@@ -74,17 +74,17 @@ where
     };
     tokio::select! {
         accepting = app.accept() => accepting?,
-        // It accepts by now: whoever came is served to the end.
-        () = signals.stop() => return end(app.start(service.file, launch), signals).await,
+        // Connections may have been accepted already: shut down gracefully.
+        () = signals.stop() => return shut_down(app.start(service.file, launch), signals).await,
     }
     log::announce(&banner(&app, &summary, service.file.as_deref()));
     let mut running = app.start(service.file, launch);
     if let Some(greeting) = service.greeting {
-        // Nobody need read it: a closed pipe is no reason to stop.
+        // A closed standard output is not a reason to stop.
         let _ = writeln!(std::io::stdout(), "{}", greeting(&running));
     }
-    let hangups = tokio::spawn(hang_ups(hangups, running.remote()));
-    tokio::spawn(upgrade(upgrades, running.remote()));
+    let hangups = tokio::spawn(handle_hangups(hangups, running.remote()));
+    tokio::spawn(handle_upgrades(upgrades, running.remote()));
     tokio::select! {
         () = signals.stop() => {}
         ended = running.ended() => {
@@ -94,11 +94,11 @@ where
         }
     }
     hangups.abort();
-    end(running, signals).await
+    shut_down(running, signals).await
 }
 
-/// Drains; a second signal ends that.
-async fn end(running: RunningProcess, mut signals: Signals) -> anyhow::Result<ExitCode> {
+/// Shuts down; a second signal exits at once.
+async fn shut_down(running: RunningProcess, mut signals: Signals) -> anyhow::Result<ExitCode> {
     tokio::select! {
         () = running.shut_down() => Ok(ExitCode::SUCCESS),
         () = signals.stop() => Ok(ExitCode::FAILURE),
@@ -114,9 +114,9 @@ fn alone() -> Option<&'static str> {
     )
 }
 
-/// What the banner says of a configuration that is not at hand any more.
+/// What the banner shows of the configuration.
 struct Summary {
-    /// Names of the listeners, each with the scheme of its URLs.
+    /// Listener names, each with its URL scheme.
     schemes: Vec<(String, &'static str)>,
     /// A line for each pool.
     pools: Vec<String>,
@@ -136,10 +136,10 @@ impl Summary {
     }
 }
 
-/// Everything up to the first connection; a process that takes over accepts after this.
+/// Does everything up to the first connection. A process that takes over accepts after this.
 async fn begin(load: impl FnOnce() -> anyhow::Result<Config>) -> anyhow::Result<(App, Summary)> {
     let Some(handed) = HandoffChannel::from_stdin()? else {
-        // No thread but this one reads the environment yet.
+        // `passed` changes the environment; no other thread reads it yet.
         let given = systemd::passed();
         let config = load()?;
         let summary = Summary::of(&config);
@@ -166,7 +166,7 @@ impl Signals {
         })
     }
 
-    /// Resolves when the process is told to stop. Cancel-safe.
+    /// Resolves at SIGTERM or SIGINT. Cancel-safe.
     async fn stop(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
@@ -175,23 +175,24 @@ impl Signals {
     }
 }
 
-/// Each SIGUSR2 asks for an upgrade; one that is refused or fails is told by whoever refuses.
-async fn upgrade(mut signals: Signal, remote: ProcessHandle) {
+/// Starts an upgrade at each SIGUSR2. The control task logs failures.
+async fn handle_upgrades(mut signals: Signal, remote: ProcessHandle) {
     while signals.recv().await.is_some() {
         let remote = remote.clone();
         tokio::spawn(async move { remote.upgrade().await });
     }
 }
 
-async fn hang_ups(mut hangups: Signal, remote: ProcessHandle) {
+/// Reloads at each SIGHUP.
+async fn handle_hangups(mut hangups: Signal, remote: ProcessHandle) {
     while hangups.recv().await.is_some() {
-        // Those that come meanwhile become one.
-        tokio::time::sleep(GATHER).await;
+        // Signals that arrive in the meantime are merged into one.
+        tokio::time::sleep(HANGUP_DELAY).await;
         remote.hang_up().await;
     }
 }
 
-/// What is there once the process serves, one fact a line; the last line is `ready`.
+/// Returns the banner: one fact per line; the last line is `ready`.
 fn banner(app: &App, summary: &Summary, file: Option<&Path>) -> String {
     let (version, pid) = (env!("CARGO_PKG_VERSION"), std::process::id());
     let mut text = format!("Moorline {version}, process {pid}, ");

@@ -25,7 +25,7 @@ use crate::{
 /// Maximum of a drain's times in seconds, as for the durations of the file.
 const LONGEST_DRAIN: f64 = 400.0 * 86_400.0;
 
-/// Where the reply of a command goes.
+/// Receives the reply of a command.
 type ReplySender<T> = oneshot::Sender<Result<T, CommandError>>;
 
 /// A command or query for the control task.

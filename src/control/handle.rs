@@ -114,7 +114,7 @@ impl ControlHandle {
     /// Adds a backend to a pool, until restart.
     ///
     /// # Errors
-    /// The pool does not exist, it already has such a backend, or the new backend is invalid.
+    /// The pool does not exist, it already has the backend, or the new backend is invalid.
     pub async fn add(&self, pool: String, new: NewBackend) -> Result<BackendState, CommandError> {
         self.send(|reply| ControlCommand::Add(pool, new, reply)).await
     }

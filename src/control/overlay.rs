@@ -133,7 +133,7 @@ impl Overlay {
     /// Adds a backend to a pool of the effective configuration. Returns its name.
     ///
     /// # Errors
-    /// The pool does not exist, it already has such a backend, or the new backend is invalid.
+    /// The pool does not exist, it already has the backend, or the new backend is invalid.
     pub(super) fn add(
         &mut self,
         config: &Config,

@@ -1,4 +1,4 @@
-//! What the control task says of the process: everything in it, as the admin API shapes it.
+//! The state of the process for the admin API.
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -12,7 +12,7 @@ use crate::{
     upstream::{Backend, Lifecycle},
 };
 
-/// When the process began to serve.
+/// When the process started to serve.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct StartTime(Instant);
 
@@ -23,7 +23,7 @@ impl StartTime {
 }
 
 impl ControlTask {
-    /// Everything in the process.
+    /// Returns the state of the process.
     pub(super) fn status(&self) -> Status {
         let all = BackendTarget::default();
         Status {
@@ -48,26 +48,26 @@ impl ControlTask {
         }
     }
 
-    /// The backends of a target.
-    pub(super) fn states(&self, what: &BackendTarget) -> Vec<BackendState> {
-        let pools = self.config.pools.iter().map(|pool| self.pool_state(pool, what, |_| true));
+    /// Returns the states of the backends of a target.
+    pub(super) fn states(&self, target: &BackendTarget) -> Vec<BackendState> {
+        let pools = self.config.pools.iter().map(|pool| self.pool_state(pool, target, |_| true));
         pools.flat_map(|pool| pool.backends).collect()
     }
 
-    /// What a backend holds.
+    /// Counts what a backend holds.
     pub(super) fn held(&self, backend: &Backend) -> HeldCount {
         HeldCount::of(backend, &self.proxy, self.predecessors())
     }
 
-    /// The pools of the configuration, and those that have left it and hold something. Removed backends
-    /// that hold nothing are left out: they are there only for session ids that are unknown here.
-    fn pool_states(&self, what: &BackendTarget) -> Vec<PoolState> {
+    /// Returns the pools of the configuration, and removed pools that still hold something. Removed
+    /// backends that hold nothing are omitted: they stay only for session ids that this process does not know.
+    fn pool_states(&self, target: &BackendTarget) -> Vec<PoolState> {
         let holds = |backend: &Backend| {
             self.condition(backend) != BackendCondition::Leaving || !self.is_empty(backend)
         };
         let shown = |pool: &PoolConfig, removed: bool| PoolState {
             removed,
-            ..self.pool_state(pool, what, holds)
+            ..self.pool_state(pool, target, holds)
         };
         let present = self.config.pools.iter().map(|pool| shown(pool, false));
         let left = self.removed_pools.iter().map(|pool| shown(pool, true));
@@ -100,10 +100,10 @@ impl ControlTask {
     fn pool_state(
         &self,
         pool: &PoolConfig,
-        what: &BackendTarget,
+        target: &BackendTarget,
         is_shown: impl Fn(&Backend) -> bool,
     ) -> PoolState {
-        // In the order of the configuration, then those on their way out.
+        // In the order of the configuration, then removed backends.
         let place = |backend: &Backend| {
             let place = pool.backends.iter().position(|wanted| backend.is(&pool.name, wanted));
             place.unwrap_or(usize::MAX)
@@ -111,7 +111,7 @@ impl ControlTask {
         let mut backends: Vec<_> = self
             .backends
             .iter()
-            .filter(|backend| backend.pool() == pool.name && covers(what, &own(backend)))
+            .filter(|backend| backend.pool() == pool.name && covers(target, &own(backend)))
             .filter(|backend| is_shown(backend))
             .collect();
         backends.sort_by_key(|backend| place(backend));
@@ -179,7 +179,7 @@ impl ControlTask {
         }
     }
 
-    /// Whether nothing is left on a backend, here and in the processes before this one.
+    /// Whether a backend holds nothing, in this process and its predecessors.
     pub(super) fn is_empty(&self, backend: &Backend) -> bool {
         backend.sessions() == 0 && backend.requests() == 0 && !self.predecessors().may_hold(backend)
     }
@@ -190,13 +190,13 @@ fn certificate_state(certificate: Certificate) -> CertificateState {
     CertificateState { names: certificate.names, expires: expires.map(unix) }
 }
 
-/// Why a backend takes no new sessions, where that is for its health.
+/// Returns why a backend takes no new sessions, if its health is the reason.
 fn reason(backend: &Backend) -> Option<String> {
     let diagnosis = backend.diagnosis();
     if !backend.is_up() {
         let failure = diagnosis.last_failure();
         let reason = failure.map(|failure| failure.reason.to_string());
-        // It came down in the process before this one.
+        // The previous process has found it down.
         return Some(reason.unwrap_or_else(|| "not checked by this process yet".to_owned()));
     }
     diagnosis.ejection().filter(|_| backend.is_ejected()).map(str::to_owned)

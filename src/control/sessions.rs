@@ -1,7 +1,6 @@
-//! Sessions and tunnels for operators: listed, found by sid, closed one by one.
+//! Sessions and tunnels for operators: lists them, finds them by sid, closes one.
 //!
-//! Answered from what the data path shares; the control task is not waited for. A sid comes in and never
-//! goes out.
+//! Reads shared state, without waiting for the control task. No reply contains a sid.
 
 use std::{sync::Arc, time::Instant};
 
@@ -15,17 +14,17 @@ use crate::{
     upstream::Backend,
 };
 
-/// At most `limit` sessions of these backends: their tunnels and streams first, then those that poll.
+/// Lists at most `limit` sessions of these backends: tunnels and streams first, then polling sessions.
 ///
 /// # Errors
-/// There is no such pool or backend, or the target makes no sense.
+/// The target does not exist, or is invalid.
 pub(super) fn list(
     proxy: &SharedState,
-    of: &BackendTarget,
+    target: &BackendTarget,
     limit: usize,
 ) -> Result<SessionList, CommandError> {
     let snapshot = proxy.snapshot.load();
-    let backends = members(&snapshot, of)?;
+    let backends = backends_of(&snapshot, target)?;
     let total = backends.iter().map(|backend| backend.sessions() as u64).sum();
     let mut sessions = Vec::new();
     for backend in &backends {
@@ -46,7 +45,7 @@ pub(super) fn list(
     Ok(SessionList { total, sessions })
 }
 
-/// Where a session id is known.
+/// Returns the backends that know a session id.
 pub(super) fn find(proxy: &SharedState, sid: &str) -> Whereabouts {
     let snapshot = proxy.snapshot.load();
     let pools = snapshot.pools.iter().map(|pool| pool.upstream.name());
@@ -54,11 +53,11 @@ pub(super) fn find(proxy: &SharedState, sid: &str) -> Whereabouts {
     Whereabouts { found: found.iter().map(state).collect() }
 }
 
-/// Closes a tunnel at a frame boundary, or lets a session that polls go. A tunnel that is being closed
-/// already is cut.
+/// Closes a tunnel at a frame boundary, or evicts a polling session. A tunnel that is already being closed
+/// is cut.
 ///
 /// # Errors
-/// There is no such session, or nothing is called so.
+/// The session does not exist, or its name is invalid.
 pub(super) fn close(proxy: &SharedState, id: &str) -> Result<(), CommandError> {
     let closed = if let Ok(tunnel) = id.parse::<TunnelId>() {
         proxy.tunnels.close_one(tunnel, CloseReason::Operator)
@@ -75,22 +74,25 @@ pub(super) fn close(proxy: &SharedState, id: &str) -> Result<(), CommandError> {
     }
 }
 
-/// The backends of a target, those on their way out included.
-fn members(snapshot: &Snapshot, of: &BackendTarget) -> Result<Vec<Arc<Backend>>, CommandError> {
-    if of.pool.is_none() && of.backend.is_some() {
+/// Returns the backends of a target, including removed backends that drain.
+fn backends_of(
+    snapshot: &Snapshot,
+    target: &BackendTarget,
+) -> Result<Vec<Arc<Backend>>, CommandError> {
+    if target.pool.is_none() && target.backend.is_some() {
         return Err(CommandError::Invalid("the name of a backend needs its pool too".to_owned()));
     }
-    let in_pool = |pool: &str| of.pool.as_deref().is_none_or(|wanted| wanted == pool);
-    let is_wanted = |name: &str| of.backend.as_deref().is_none_or(|wanted| wanted == name);
+    let in_pool = |pool: &str| target.pool.as_deref().is_none_or(|wanted| wanted == pool);
+    let is_wanted = |name: &str| target.backend.as_deref().is_none_or(|wanted| wanted == name);
     let all = snapshot.holders().filter(|backend| in_pool(backend.pool()));
     let backends: Vec<_> = all.filter(|backend| is_wanted(backend.name())).cloned().collect();
     let has_pool = snapshot.pools.iter().any(|pool| in_pool(pool.upstream.name()));
-    match (&of.pool, &of.backend) {
+    match (&target.pool, &target.backend) {
         (Some(_), None) if !has_pool && backends.is_empty() => {}
         (_, Some(_)) if backends.is_empty() => {}
         _ => return Ok(backends),
     }
-    Err(CommandError::NotFound(format!("there is no {}", overlay::target_name(of))))
+    Err(CommandError::NotFound(format!("there is no {}", overlay::target_name(target))))
 }
 
 fn state(session: &SessionSummary) -> SessionState {

@@ -1,12 +1,12 @@
 //! Reloads when a watched file changes.
 //!
-//! Two independent ways find a change. The system reports events in the folders that the files' paths
-//! go through, every link of a path included; see [`folders`]. And a slow timer compares the files'
-//! contents with those that were loaded, for changes that the system does not report: on a network file
-//! system, behind a hard link, or past the limit of watches; see [`contents`].
+//! Changes are found in two ways. The system reports events in every folder on the files' paths, including
+//! symbolic links; see [`folders`]. And a slow timer compares the files' contents with the loaded ones, for
+//! changes that the system does not report: on a network file system, behind a hard link, or beyond the limit
+//! of watches; see [`contents`].
 //!
-//! Both are renewed each time that the configuration is read, also where it is refused. A file that is
-//! written in pieces is read once: a reload waits until the folders are quiet.
+//! Each load renews both, also if the configuration is rejected. A file that is written in pieces is loaded
+//! once: a reload waits until the folders are quiet.
 
 mod contents;
 mod folders;
@@ -46,7 +46,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(2);
 /// Longest time between two comparisons while a folder cannot be watched.
 const UNWATCHED: Duration = Duration::from_secs(5);
 
-/// Watches the files of a configuration and requests reloads; dropping it ends that.
+/// Watches the files of a configuration and requests reloads until it is dropped.
 pub(super) struct Watcher {
     files: WatchedFiles,
     _task: AbortOnDropHandle<()>,
@@ -63,7 +63,7 @@ struct WatchShared {
     every: watch::Sender<Option<Duration>>,
     /// A file has changed while it was loaded.
     overtaken: AtomicBool,
-    /// The last load came too late, and is repeated.
+    /// The last load has timed out and is repeated.
     late: AtomicBool,
     wake: Notify,
 }
@@ -77,9 +77,10 @@ struct WatchState {
 }
 
 impl Watcher {
-    /// Watches nothing until a configuration is read by [`WatchedFiles::watch_checked`]; `terms` count until then.
-    pub(super) fn new(requests: mpsc::WeakSender<ControlRequest>, terms: Reload) -> Self {
-        let Reload { watch, interval, .. } = terms;
+    /// Watches nothing until [`WatchedFiles::watch_checked`] loads a configuration. `settings` apply until
+    /// then.
+    pub(super) fn new(requests: mpsc::WeakSender<ControlRequest>, settings: Reload) -> Self {
+        let Reload { watch, interval, .. } = settings;
         let shared = WatchShared {
             state: Mutex::new(WatchState { watch, interval, ..WatchState::default() }),
             folders: Folders::new(),
@@ -100,8 +101,8 @@ impl Watcher {
 }
 
 impl WatchedFiles {
-    /// Reads a configuration, and watches from then on the files that it was read from. A refused
-    /// configuration adds its files to those that are watched already. Blocks.
+    /// Runs `check`, and watches the files that it has read. Files of a rejected configuration are watched in
+    /// addition to the current ones. Blocks.
     ///
     /// # Errors
     /// The faults that `check` found.
@@ -109,7 +110,7 @@ impl WatchedFiles {
         &self,
         check: impl FnOnce() -> CheckedConfig,
     ) -> Result<Config, Faults> {
-        // Events of new watches are judged only after this.
+        // Events of new watches are handled only after this lock is released.
         let mut state = self.0.state.blocking_lock();
         let CheckedConfig { outcome, readings } = check();
         if let Ok(config) = &outcome {
@@ -117,7 +118,7 @@ impl WatchedFiles {
             state.contents.clear();
         }
         if state.watch {
-            state.contents.note(readings);
+            state.contents.add(readings);
         } else {
             state.contents.clear();
         }
@@ -134,13 +135,13 @@ impl WatchedFiles {
         outcome
     }
 
-    /// A load ended in time.
+    /// Records that a load ended in time.
     pub(super) fn was_in_time(&self) {
         self.0.late.store(false, Ordering::Release);
     }
 
-    /// A load ended too late for whoever wanted it: the files count as changed, so that they are loaded
-    /// again. Only once in a row, since a disk may stay that slow.
+    /// Records that a load ended after its timeout: the files count as changed and are loaded again. Only
+    /// once in a row, since a disk may stay slow.
     pub(super) fn was_late(&self) {
         let watched = self.0.every.borrow().is_some();
         if watched && !self.0.late.swap(true, Ordering::AcqRel) {
@@ -150,11 +151,11 @@ impl WatchedFiles {
     }
 
     /// Whether one of these events may have changed a watched file.
-    async fn are_concerned_by(&self, events: &[FolderEvent]) -> bool {
-        self.0.state.lock().await.names.concerned_by(events)
+    async fn are_affected_by(&self, events: &[FolderEvent]) -> bool {
+        self.0.state.lock().await.names.are_affected_by(events)
     }
 
-    /// Whether a file holds something else than when it was last loaded or compared.
+    /// Whether a file has changed since it was last loaded or compared.
     async fn compare(&self) -> bool {
         let files = self.clone();
         let compared = spawn_blocking(move || files.0.state.blocking_lock().contents.compare());
@@ -171,7 +172,7 @@ async fn run(files: WatchedFiles, requests: mpsc::WeakSender<ControlRequest>) {
         let interval = *every.borrow_and_update();
         tokio::select! {
             events = files.0.folders.events() => {
-                if files.are_concerned_by(&events).await {
+                if files.are_affected_by(&events).await {
                     wait = Some(QuietPeriod::after(wait));
                 }
             }
@@ -205,7 +206,7 @@ struct QuietPeriod {
 }
 
 impl QuietPeriod {
-    /// After a change now, and those that were waited for before.
+    /// Starts or extends the period after a change.
     fn after(before: Option<Self>) -> Self {
         let now = Instant::now();
         let latest = before.map_or(now + LONGEST_WAIT, |before| before.latest);
@@ -213,7 +214,7 @@ impl QuietPeriod {
     }
 }
 
-/// Resolves at a moment, if there is one.
+/// Resolves at `at`; never if it is `None`.
 async fn until(at: Option<Instant>) {
     match at {
         Some(at) => sleep_until(at).await,
@@ -232,9 +233,9 @@ mod tests {
         let path = folder.path().join("f");
         std::fs::write(&path, "one").unwrap();
         let (sender, mut requests) = mpsc::channel(1);
-        let terms =
+        let settings =
             Reload { watch: true, interval: Duration::from_secs(3600), max_disconnects: None };
-        let watcher = Watcher::new(sender.downgrade(), terms);
+        let watcher = Watcher::new(sender.downgrade(), settings);
         let (files, loading) = (watcher.files(), watcher.files());
         let load = move || {
             let readings = vec![Reading { path, content: Content::of(b"one") }];

@@ -1,4 +1,4 @@
-//! What the watched files held when they were last looked at.
+//! Contents of the watched files at the last comparison.
 
 use std::{
     collections::HashMap,
@@ -10,8 +10,8 @@ use std::{
 
 use crate::config::{Content, Reading};
 
-/// A file whose time stamps are younger may change again without changing them: clocks of file systems
-/// are coarse.
+/// A file with newer time stamps may change again without a new time stamp, because the clocks of file
+/// systems are coarse.
 const SETTLED: Duration = Duration::from_secs(2);
 
 /// The watched files with their contents.
@@ -21,11 +21,11 @@ pub(super) struct Contents(HashMap<PathBuf, WatchedFile>);
 #[derive(Debug)]
 struct WatchedFile {
     content: Content,
-    /// As long as this is the same, so is the content; `None`: it has to be read to know.
+    /// While the identity is equal, the content is too; `None`: the file must be read.
     identity: Option<FileIdentity>,
 }
 
-/// What the file system says of a file.
+/// Metadata of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct FileIdentity {
     file: (u64, u64),
@@ -35,13 +35,13 @@ struct FileIdentity {
 }
 
 impl Contents {
-    /// Forgets all files.
+    /// Removes all files.
     pub(super) fn clear(&mut self) {
         self.0.clear();
     }
 
-    /// Takes these files, and what was read of them. Of a file that was read twice the first counts.
-    pub(super) fn note(&mut self, readings: Vec<Reading>) {
+    /// Adds files with the contents that were read. If a file was read twice, the first content counts.
+    pub(super) fn add(&mut self, readings: Vec<Reading>) {
         let mut new = HashMap::new();
         for Reading { path, content } in readings {
             new.entry(path).or_insert(WatchedFile { content, identity: None });
@@ -49,29 +49,29 @@ impl Contents {
         self.0.extend(new);
     }
 
-    /// The watched files.
+    /// Returns the paths of the watched files.
     pub(super) fn paths(&self) -> impl Iterator<Item = &PathBuf> {
         self.0.keys()
     }
 
-    /// Whether a file holds something else than at the last look. The new content is noted.
+    /// Compares and records the contents. Returns whether a file has changed.
     pub(super) fn compare(&mut self) -> bool {
         let mut changed = false;
         for (path, known) in &mut self.0 {
-            changed |= known.look_again(path);
+            changed |= known.compare(path);
         }
         changed
     }
 }
 
 impl WatchedFile {
-    fn look_again(&mut self, path: &Path) -> bool {
+    fn compare(&mut self, path: &Path) -> bool {
         if let Content::Names(_) = self.content {
-            return self.note(Content::names(path), None);
+            return self.record(Content::names(path), None);
         }
-        let Ok(about) = fs::metadata(path) else { return self.note(Content::Unreadable, None) };
+        let Ok(about) = fs::metadata(path) else { return self.record(Content::Unreadable, None) };
         if !about.is_file() {
-            // A pipe or a device gives each byte once.
+            // A pipe or a device returns each byte once.
             return false;
         }
         let identity = FileIdentity::of(&about);
@@ -79,10 +79,10 @@ impl WatchedFile {
             return false;
         }
         let content = Content::read(path).unwrap_or(Content::Unreadable);
-        self.note(content, identity.is_settled().then_some(identity))
+        self.record(content, identity.is_settled().then_some(identity))
     }
 
-    fn note(&mut self, content: Content, identity: Option<FileIdentity>) -> bool {
+    fn record(&mut self, content: Content, identity: Option<FileIdentity>) -> bool {
         let changed = content != self.content;
         *self = Self { content, identity };
         changed
@@ -115,12 +115,12 @@ mod tests {
     }
 
     #[test]
-    fn a_change_is_found_once_and_a_new_time_is_none() {
+    fn a_change_is_found_once_and_a_new_time_is_not_a_change() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("f");
         fs::write(&file, "one").unwrap();
         let mut contents = Contents::default();
-        contents.note(vec![reading(&file)]);
+        contents.add(vec![reading(&file)]);
         assert!(!contents.compare());
         fs::write(&file, "one").unwrap();
         assert!(!contents.compare(), "the same bytes");
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_has_settled_is_not_read_again() {
+    fn a_file_with_old_time_stamps_is_not_read_again() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("f");
         fs::write(&file, "one").unwrap();
@@ -144,7 +144,7 @@ mod tests {
         let old = FileIdentity { modified: (1, 0), changed: (1, 0), ..identity };
         assert!(old.is_settled());
         let mut contents = Contents::default();
-        contents.note(vec![reading(&file)]);
+        contents.add(vec![reading(&file)]);
         let known = contents.0.get_mut(&file).unwrap();
         *known = WatchedFile { content: Content::of(b"another"), identity: Some(identity) };
         assert!(!contents.compare(), "the file was read");

@@ -1,13 +1,13 @@
-//! Events in the folders that the paths of the watched files go through.
+//! Events in the folders on the paths of the watched files.
 //!
 //! Folders are watched, not files: editors and deployment tools replace a file by a rename. A path is
-//! resolved component by component, as the kernel does it, and every folder on the way is watched for
-//! the name that is looked up in it: of a link, of what the link leads to, and of each folder, so that
-//! one that is moved, removed or made again is seen in its parent. Where the way ends early, the name
-//! that is missing is waited for in the deepest folder that is there.
+//! resolved component by component, as the kernel does. Each folder on the path is watched for the name that
+//! is looked up in it: a link, the target of a link, or the next folder. So a folder that is moved, removed or
+//! created again is noticed in its parent. If a component is missing, the deepest existing folder is watched
+//! for its name.
 //!
-//! A watch belongs to a folder, not to a path: one that has been replaced goes on under its old watch.
-//! Hence the paths are resolved anew each time, and watches that none of them needs are removed.
+//! A watch belongs to a folder, not to a path, and stays with the folder if another one replaces it. So the
+//! paths are resolved again at each load, and watches that no path needs are removed.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -22,15 +22,15 @@ use tokio::net::unix::pipe::Receiver;
 
 use crate::config::pattern_matches;
 
-/// Most links of one path, as for the kernel (`path_resolution(7)`).
+/// Maximum number of symbolic links in a path, as in the kernel (path_resolution(7)).
 const MOST_LINKS: usize = 40;
 
-/// A source of events, where the system has one.
+/// The source of events: inotify, if the system has it.
 pub(super) struct Folders {
     inotify: io::Result<Receiver>,
 }
 
-/// The names that matter, by the watch of their folder. Some are patterns.
+/// Names of the watched files and folders, by the watch of their folder. A name may be a pattern.
 #[derive(Debug, Default)]
 pub(super) struct WatchedNames {
     watched: HashMap<i32, HashSet<OsString>>,
@@ -38,7 +38,7 @@ pub(super) struct WatchedNames {
     unwatched: HashSet<PathBuf>,
 }
 
-/// Something that happened in a folder.
+/// An event in a folder.
 #[derive(Debug)]
 pub(super) struct FolderEvent {
     watch: i32,
@@ -47,11 +47,11 @@ pub(super) struct FolderEvent {
 
 #[derive(Debug)]
 enum FolderChange {
-    /// To the entry of this name.
+    /// The entry of this name has changed.
     Entry(OsString),
-    /// To the folder: it was moved or removed, or is watched no more.
+    /// The folder was moved or removed, or its watch has ended.
     Folder,
-    /// More than could be queued.
+    /// Events were lost because the queue was full.
     Overflow,
 }
 
@@ -61,49 +61,49 @@ impl Folders {
         Self { inotify: system::open() }
     }
 
-    /// Watches what these paths go through, and nothing else any more; whether every folder of them
-    /// could be watched. Where not, that is logged, with `instead` as the time between comparisons.
+    /// Watches the folders on these paths, and no others. Returns whether all of them can be watched. If
+    /// not, logs the reason, with `instead` as the time between comparisons.
     pub(super) fn watch(
         &self,
         names: &mut WatchedNames,
         paths: &[PathBuf],
         instead: Duration,
     ) -> bool {
-        let mut round = PathResolution { watched: HashMap::new(), failed: HashMap::new() };
+        let mut resolution = PathResolution { watched: HashMap::new(), failed: HashMap::new() };
         let inotify = match &self.inotify {
             Ok(inotify) => inotify,
             Err(error) => {
                 if !paths.is_empty() && names.unwatched.insert(PathBuf::new()) {
                     let every = humantime::format_duration(instead);
-                    tracing::warn!(%error, "files cannot be watched; they are compared every {every}");
+                    tracing::warn!(%error, "cannot watch files; comparing their contents every {every}");
                 }
                 return paths.is_empty();
             }
         };
         for path in paths {
-            round.follow(inotify, path);
+            resolution.resolve(inotify, path);
         }
-        for gone in names.watched.keys().filter(|watch| !round.watched.contains_key(watch)) {
+        for gone in names.watched.keys().filter(|watch| !resolution.watched.contains_key(watch)) {
             system::remove(inotify, *gone);
         }
-        names.watched = round.watched;
-        names.unwatched.retain(|folder| round.failed.contains_key(folder));
-        let all = round.failed.is_empty();
-        for (folder, error) in round.failed {
+        names.watched = resolution.watched;
+        names.unwatched.retain(|folder| resolution.failed.contains_key(folder));
+        let all = resolution.failed.is_empty();
+        for (folder, error) in resolution.failed {
             let shown = folder.display().to_string();
             if names.unwatched.insert(folder) {
                 let every = humantime::format_duration(instead);
                 tracing::warn!(
                     folder = shown,
                     %error,
-                    "the folder cannot be watched; its files are compared every {every}"
+                    "cannot watch the folder; comparing the contents of its files every {every}"
                 );
             }
         }
         all
     }
 
-    /// The next events; cancel-safe. Never resolves where the system has none.
+    /// Returns the next events. Never resolves without inotify. Cancel-safe.
     pub(super) async fn events(&self) -> Vec<FolderEvent> {
         let Ok(inotify) = &self.inotify else { return std::future::pending().await };
         loop {
@@ -115,7 +115,7 @@ impl Folders {
                 Ok(events) => return events,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 Err(error) => {
-                    tracing::error!(%error, "folders are watched no more; files are compared");
+                    tracing::error!(%error, "cannot read folder events; comparing the contents of files instead");
                     return std::future::pending().await;
                 }
             }
@@ -125,7 +125,7 @@ impl Folders {
 
 impl WatchedNames {
     /// Whether one of these events may have changed a watched file.
-    pub(super) fn concerned_by(&self, events: &[FolderEvent]) -> bool {
+    pub(super) fn are_affected_by(&self, events: &[FolderEvent]) -> bool {
         events.iter().any(|event| match (&event.what, self.watched.get(&event.watch)) {
             (FolderChange::Overflow, _) => !self.watched.is_empty(),
             (FolderChange::Folder, names) => names.is_some(),
@@ -136,16 +136,16 @@ impl WatchedNames {
     }
 }
 
-/// One resolution of all paths.
+/// The resolution of all paths.
 struct PathResolution {
     watched: HashMap<i32, HashSet<OsString>>,
     failed: HashMap<PathBuf, io::Error>,
 }
 
 impl PathResolution {
-    /// Watches each folder on the way before the name in it is looked up: what changes after that is
-    /// an event.
-    fn follow(&mut self, inotify: &Receiver, path: &Path) {
+    /// Watches each folder on the path before the next name is looked up in it, so that no later change is
+    /// missed.
+    fn resolve(&mut self, inotify: &Receiver, path: &Path) {
         let mut at = PathBuf::new();
         let mut links = 0;
         let mut rest: Vec<PathStep> = steps(path);
@@ -179,7 +179,7 @@ impl PathResolution {
         }
     }
 
-    /// Whether the folder is there.
+    /// Watches a folder for a name. Returns whether the folder exists.
     fn add(&mut self, inotify: &Receiver, folder: &Path, name: &OsStr, last: bool) -> bool {
         match system::add(inotify, folder, last) {
             Ok(watch) => {
@@ -205,7 +205,7 @@ enum PathStep {
     Into(OsString),
 }
 
-/// The steps of a path, the first one last.
+/// Returns the steps of a path in reverse order.
 fn steps(path: &Path) -> Vec<PathStep> {
     let step = |component: Component<'_>| match component {
         Component::RootDir => Some(PathStep::Root),
@@ -232,20 +232,20 @@ mod system {
 
     use super::{FolderChange, FolderEvent};
 
-    /// Room for some events of the longest name.
+    /// Size of the read buffer in bytes; it must hold an event with the longest name.
     const BUFFER: usize = 4096;
 
     /// Bytes of an event before its name: four numbers of 4 bytes.
     const HEAD: usize = 16;
 
-    /// The descriptor, read as if it were a pipe: like one it becomes readable, and gives whole events.
+    /// Opens inotify. The descriptor is read like a pipe: it becomes readable, and a read returns whole events.
     pub(super) fn open() -> io::Result<Receiver> {
         let inotify = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
         Receiver::from_owned_fd_unchecked(inotify)
     }
 
-    /// Watches a folder: `content` for what is written in its files, too. Reads, and writes of files
-    /// that stay open as logs do, are no event.
+    /// Watches a folder. `content`: also for writes to its files. Reads, and writes to files that stay open,
+    /// such as logs, cause no event.
     pub(super) fn add(inotify: &impl AsFd, folder: &Path, content: bool) -> io::Result<i32> {
         let mut flags = WatchFlags::ONLYDIR
             | WatchFlags::MASK_ADD
@@ -265,14 +265,14 @@ mod system {
         let _ = inotify::remove_watch(inotify, watch);
     }
 
-    /// Some of the events that are there.
+    /// Reads the next queued events.
     pub(super) fn read(inotify: &Receiver) -> io::Result<Vec<FolderEvent>> {
         let mut buffer = [0; BUFFER];
         let length = inotify.try_read(&mut buffer)?;
         Ok(events(&buffer[..length]))
     }
 
-    /// Reads `struct inotify_event`s, one after the other (inotify(7)).
+    /// Parses `struct inotify_event`s, one after the other (inotify(7)).
     fn events(mut bytes: &[u8]) -> Vec<FolderEvent> {
         let mut events = Vec::new();
         while let Some((head, rest)) = bytes.split_at_checked(HEAD) {
@@ -312,7 +312,7 @@ mod system {
         }
 
         #[test]
-        fn events_are_read_one_after_the_other() {
+        fn events_are_parsed_one_after_the_other() {
             let bytes = [
                 event(1, ReadFlags::MOVED_TO, b"..data\0\0"),
                 event(2, ReadFlags::ATTRIB, b""),
@@ -331,7 +331,7 @@ mod system {
 
 #[cfg(not(target_os = "linux"))]
 mod system {
-    //! No source of events: files are compared.
+    //! No inotify: contents are compared.
 
     use std::{io, os::fd::AsFd, path::Path};
 
