@@ -290,7 +290,7 @@ impl ControlTask {
 
     /// Shuts down: accepts no connections, lets requests and tunnels end, and cuts the rest at the deadline.
     async fn shut_down(&mut self, requests: &mut mpsc::Receiver<ControlRequest>) {
-        self.handoff.cancel();
+        self.handoff.cancel().await;
         self.acme.stop();
         self.notifier.stopping();
         self.shutting_down = true;

@@ -102,9 +102,11 @@ impl HandoffState {
     }
 
     /// Cancels the handoff in progress and ends the new process.
-    pub(super) fn cancel(&mut self) {
+    pub(super) async fn cancel(&mut self) {
         if let Some((task, answer)) = self.in_progress.take() {
             task.abort();
+            // Dropping the task kills the new process. The end of this process would not wait for that.
+            let _ = task.await;
             let _ = answer.send(Err(CommandError::ShuttingDown));
         }
     }
