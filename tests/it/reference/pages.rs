@@ -117,7 +117,7 @@ async fn access_log_fields_are_those_of_real_lines() {
     assert_eq!(connection.response().await.status(), 200);
     // A failure has an `error`.
     connection.send("GET /failed HTTP/1.1\r\nHost: closed.test\r\n\r\n").await;
-    assert_eq!(connection.response().await.status(), 502);
+    assert!(connection.response().await.status() >= 500);
     proxy.wait_for_log("the failed request", |line| line["path"] == "/failed").await;
     let written: BTreeSet<String> = proxy
         .log_lines()
