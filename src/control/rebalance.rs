@@ -124,13 +124,14 @@ impl Rebalancer {
             let quota = elapsed.as_secs_f64() / config.rate.interval().as_secs_f64();
             rebalance.update(members, shares);
             let due = rebalance.step(quota, now);
-            for &(serial, count) in &due {
-                proxy.tunnels.close(serial, count, CloseReason::Rebalanced);
-            }
+            // Before the closes: a client may reconnect at once, and its cookie must not bring it back.
             let active = rebalance.round.is_some();
             for backend in of_pool() {
                 let overloaded = due.iter().any(|&(serial, _)| serial == backend.serial());
                 backend.set_shedding(active && (overloaded || backend.is_shedding()));
+            }
+            for (serial, count) in due {
+                proxy.tunnels.close(serial, count, CloseReason::Rebalanced);
             }
         }
     }
