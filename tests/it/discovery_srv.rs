@@ -65,12 +65,7 @@ async fn srv_records_give_targets_ports_and_weights() {
         .set(&format!("{hosts}\n_chat._tcp 0 SRV 10 1 {pb} two\n_chat._tcp 0 SRV 10 1 {pc} gone"))
         .await;
     assert_answered_by(&proxy, &["b"]).await;
-    assert_eq!(
-        count_lines(&proxy, "gone.backends_on_one_port.test has no address"),
-        1,
-        "{}",
-        proxy.stderr_text()
-    );
+    assert_eq!(count_lines(&proxy, "gone.fleet.test has no address"), 1, "{}", proxy.stderr_text());
     drop((a, b, c));
     proxy.finish().await;
 }
