@@ -42,7 +42,7 @@ fn released() -> Option<String> {
             println!("cargo::rerun-if-changed={path}");
         }
     }
-    // A package within the repository of another project has no commit of its own.
+    // A package within the repository of another project has no own commit.
     let top = git(&["rev-parse", "--show-toplevel"])?;
     let package = env::current_dir().ok()?;
     if fs::canonicalize(top).ok()? != fs::canonicalize(package).ok()? {
