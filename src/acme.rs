@@ -10,8 +10,10 @@
 //! uses HTTP-01, if there is an `http` listener. The type that worked is first at the next renewal. This
 //! module does not know listeners, the configuration beyond [`Acme`], or the consumers of the [`Challenges`].
 
+mod challenge_type;
 mod challenges;
 mod client;
+mod error;
 mod issue;
 mod order;
 mod renewal;

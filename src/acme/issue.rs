@@ -4,32 +4,19 @@
 //! therefore stored before that request ([`PendingOrder`]). After a temporary failure, the same order is
 //! retried, in this process or in the next one.
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 use instant_acme::{Account, Error, Order, OrderStatus};
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
-use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
 use super::{
+    challenge_type::ChallengeType,
     client::{Client, is_temporary},
-    order::{
-        ChallengeType, FINAL_POLL, IssuedChain, ORDER_TIMEOUT, OrderError, Orderer, PAUSES,
-        before_deadline, poll_while,
-    },
+    error::OrderError,
+    order::{FINAL_POLL, IssuedChain, ORDER_TIMEOUT, Orderer, PAUSES, before_deadline, poll_while},
+    store::PendingOrder,
 };
-
-/// An order that may already have its certificate, as it is stored.
-#[derive(Clone, Deserialize, Serialize)]
-pub(super) struct PendingOrder {
-    /// URL of the order.
-    pub(super) url: String,
-    /// Challenge type that proved the names.
-    #[serde(rename = "by")]
-    pub(super) challenge: ChallengeType,
-    /// Private key of the certificate, in PEM.
-    pub(super) key: String,
-}
 
 /// An order whose names are all proved.
 pub(super) struct ProvenOrder {
@@ -38,12 +25,6 @@ pub(super) struct ProvenOrder {
     order: Order,
     client: Client,
     deadline: Instant,
-}
-
-impl fmt::Debug for PendingOrder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PendingOrder").field("url", &self.url).finish_non_exhaustive()
-    }
 }
 
 impl ProvenOrder {

@@ -4,20 +4,21 @@
 //! offer it for a name, the other type is used. After the names are proved, the order continues in its own
 //! task ([`ProvenOrder`]): an issued certificate counts at the server, even if this attempt is aborted.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use instant_acme::{
     Account, AuthorizationStatus, Error, Identifier, NewAccount, NewOrder, Order, OrderStatus,
 };
-use serde::{Deserialize, Serialize};
 use tokio::{
     task::spawn_blocking,
     time::{Instant, sleep, timeout_at},
 };
 
 use super::{
+    challenge_type::ChallengeType,
     challenges::{Challenges, PostedChallenge},
-    client::{Client, is_temporary},
+    client::Client,
+    error::OrderError,
     issue::{ProvenOrder, Retries, refresh},
     store::{Store, StoreError, StoredAccount},
 };
@@ -33,36 +34,6 @@ pub(super) const PAUSES: (Duration, Duration) =
 
 /// Time before the deadline of the last poll, whatever the `Retry-After` of the server.
 pub(super) const FINAL_POLL: Duration = Duration::from_secs(20);
-
-/// Problem type of an unknown account (RFC 8555 §6.7).
-const UNKNOWN_ACCOUNT: &str = "urn:ietf:params:acme:error:accountDoesNotExist";
-
-/// How the server checks that the names lead to this process.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-pub(super) enum ChallengeType {
-    /// A TLS handshake for the ALPN protocol `acme-tls/1` (RFC 8737).
-    #[default]
-    #[serde(rename = "tls-alpn-01")]
-    TlsAlpn,
-    /// A path over HTTP without TLS (RFC 8555 §8.3).
-    #[serde(rename = "http-01")]
-    Http,
-}
-
-/// Why there is no certificate.
-#[derive(Debug)]
-pub(super) struct OrderError {
-    /// The message, with the server's own words if it sent a problem document.
-    pub(super) text: String,
-    /// Whether the challenge of a name failed. The other challenge type may succeed.
-    pub(super) challenge_failed: bool,
-    /// Whether the server does not know the account.
-    pub(super) unknown_account: bool,
-    /// `Retry-After` of the server.
-    pub(super) retry_after: Option<Duration>,
-    /// Whether a retry of the same request may succeed.
-    pub(super) temporary: bool,
-}
 
 /// Places an order.
 pub(super) struct Orderer<'a> {
@@ -81,70 +52,9 @@ pub(super) struct IssuedChain {
     pub(super) key: String,
 }
 
-impl ChallengeType {
-    /// The other challenge type.
-    pub(super) fn other(self) -> Self {
-        match self {
-            Self::TlsAlpn => Self::Http,
-            Self::Http => Self::TlsAlpn,
-        }
-    }
-
-    fn protocol_type(self) -> instant_acme::ChallengeType {
-        match self {
-            Self::TlsAlpn => instant_acme::ChallengeType::TlsAlpn01,
-            Self::Http => instant_acme::ChallengeType::Http01,
-        }
-    }
-}
-
-impl fmt::Display for ChallengeType {
-    /// The name in ACME.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::TlsAlpn => "tls-alpn-01",
-            Self::Http => "http-01",
-        })
-    }
-}
-
-impl OrderError {
-    /// An error that is not temporary.
-    pub(super) fn new(error: impl fmt::Display) -> Self {
-        Self {
-            text: error.to_string(),
-            challenge_failed: false,
-            unknown_account: false,
-            retry_after: None,
-            temporary: false,
-        }
-    }
-}
-
-impl fmt::Display for OrderError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
-    }
-}
-
 impl From<StoreError> for OrderError {
     fn from(error: StoreError) -> Self {
         Self::new(error)
-    }
-}
-
-impl From<Error> for OrderError {
-    fn from(error: Error) -> Self {
-        let unknown_account = matches!(
-            &error,
-            Error::Api(problem) if problem.r#type.as_deref() == Some(UNKNOWN_ACCOUNT)
-        );
-        let status = match &error {
-            Error::Api(problem) => problem.status.map(|status| format!("HTTP {status}: ")),
-            _ => None,
-        };
-        let text = format!("{}{error}", status.unwrap_or_default());
-        Self { unknown_account, temporary: is_temporary(&error), ..Self::new(text) }
     }
 }
 

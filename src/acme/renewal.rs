@@ -19,8 +19,9 @@ use tokio::{
 
 use super::{
     ManagedCertificate, OrderContext,
+    error::OrderError,
     issue::ProvenOrder,
-    order::{OrderError, Orderer},
+    order::Orderer,
     schedule::{self, AttemptHistory, Backoff},
     store::{StorageLock, Store, StoreError},
 };

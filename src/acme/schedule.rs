@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use super::order::{ChallengeType, OrderError};
+use super::{challenge_type::ChallengeType, error::OrderError};
 
 /// Random time before two thirds of a certificate's lifetime at which it may be renewed, as a share of the
 /// lifetime. Proxies that ordered at the same time then do not renew at the same time.

@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use tokio::task::JoinError;
 
 use self::files::{read, remove, restrict, set_aside, write};
-use super::{issue::PendingOrder, schedule::AttemptHistory};
+use super::{challenge_type::ChallengeType, schedule::AttemptHistory};
 use crate::config::{Acme, Certificate, InvalidValue};
 
 /// Bytes of a hash in a file name, enough to make collisions improbable.
@@ -65,6 +65,18 @@ struct StoredHistory {
     history: AttemptHistory,
 }
 
+/// An order that may already have its certificate, as it is stored.
+#[derive(Clone, Deserialize, Serialize)]
+pub(super) struct PendingOrder {
+    /// URL of the order.
+    pub(super) url: String,
+    /// Challenge type that proved the names.
+    #[serde(rename = "by")]
+    pub(super) challenge: ChallengeType,
+    /// Private key of the certificate, in PEM.
+    pub(super) key: String,
+}
+
 /// Prevents other processes from ordering into the folder, until it is dropped.
 #[derive(Debug)]
 pub(super) struct StorageLock(
@@ -91,6 +103,12 @@ pub(super) enum UnusableCertificate {
     Invalid(InvalidValue),
     /// The certificate does not cover this name.
     MissingName(String),
+}
+
+impl fmt::Debug for PendingOrder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PendingOrder").field("url", &self.url).finish_non_exhaustive()
+    }
 }
 
 impl fmt::Debug for Pem {

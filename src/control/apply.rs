@@ -4,10 +4,12 @@
 //! [`commit`](ControlTask::commit) cannot fail. Backends, pools and TLS configurations that do not change
 //! are reused, with their health, counters, sessions and tunnels. An equal configuration changes nothing.
 
+pub(super) mod error;
 mod pools;
 
-use std::{collections::HashMap, fmt, io, sync::Arc};
+use std::{collections::HashMap, fmt, sync::Arc};
 
+pub(crate) use self::error::ApplyError;
 use self::pools::Members;
 use super::{
     ControlTask, drain::DrainEnd, health::Probing, listeners::BoundSockets, plan::PlannedConfig,
@@ -16,30 +18,11 @@ use super::{
 use crate::{
     acme::ManagedCertificate,
     config::{Config, ListenerProtocol},
-    net::tls,
     observe::AccessLog,
     snapshot::ListenerSnapshot,
     sticky::CookieKeys,
     upstream::{Backend, BackendConnector, Lifecycle},
 };
-
-/// Why a valid configuration could not be applied.
-#[derive(Debug)]
-pub(crate) enum ApplyError {
-    /// An address is not available, or the access log cannot be opened.
-    Io(io::Error),
-    /// rustls rejects the TLS settings or a certificate.
-    Tls(tls::TerminatorError),
-    /// A new certificate is not valid now, at a reload.
-    InvalidCertificate {
-        /// The listener that uses it.
-        listener: String,
-        /// The names in the certificate, separated by commas.
-        names: String,
-        /// Why it is not valid.
-        why: String,
-    },
-}
 
 /// What applying a configuration changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -62,38 +45,6 @@ struct PreparedConfig {
     /// The new access log, if its settings have changed.
     log: Option<AccessLog>,
     listeners: HashMap<Arc<str>, Arc<ListenerSnapshot>>,
-}
-
-impl fmt::Display for ApplyError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Io(error) => write!(f, "{error}"),
-            Self::Tls(error) => write!(f, "TLS: {error}"),
-            Self::InvalidCertificate { listener, names, why } => {
-                write!(f, "listener {listener}: the certificate for {names} {why}")
-            }
-        }
-    }
-}
-
-impl std::error::Error for ApplyError {}
-
-impl From<io::Error> for ApplyError {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
-}
-
-impl From<rustls::Error> for ApplyError {
-    fn from(error: rustls::Error) -> Self {
-        Self::Tls(error.into())
-    }
-}
-
-impl From<tls::TerminatorError> for ApplyError {
-    fn from(error: tls::TerminatorError) -> Self {
-        Self::Tls(error)
-    }
 }
 
 impl Changes {

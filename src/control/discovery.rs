@@ -8,6 +8,7 @@
 mod dns;
 pub(super) mod error;
 mod http;
+mod limits;
 mod list;
 mod validation;
 

@@ -1,6 +1,6 @@
 //! Checks of a configuration before it is applied, and warnings about a valid configuration.
 
-use super::apply::ApplyError;
+use super::apply::error::ApplyError;
 use crate::{
     config::{
         self, Certificate, CertificateSource, Config, ListenerConfig, PoolConfig, SharedKeys,

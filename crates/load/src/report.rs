@@ -10,6 +10,7 @@
 mod assertions;
 mod axis;
 mod chart;
+mod checkpoint;
 mod figures;
 mod formatting;
 mod html;

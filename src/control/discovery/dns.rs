@@ -30,6 +30,7 @@ use self::families::{LookupPace, ResolvedAddresses, addresses};
 use super::{
     SourceAnswer,
     error::{DnsLookupError, SourceError},
+    limits::MAX_ALIASES,
     validation::summary,
 };
 use crate::config::{Address, BackendConfig, Dns};
@@ -44,9 +45,6 @@ const ATTEMPTS: usize = 2;
 /// Maximum number of targets of one service, and how many are resolved at the same time.
 const MOST_TARGETS: usize = 1024;
 const AT_ONCE: usize = 8;
-
-/// Longest chain of CNAME records.
-pub(super) const LONGEST_CHAIN: usize = 8;
 
 /// The type of the records that list the backends.
 pub(super) enum RecordKind {
@@ -234,7 +232,7 @@ async fn service_records(
     name: &str,
 ) -> Result<(Lookup, u32), DnsLookupError> {
     let (mut alias, mut ttl) = (name.to_owned(), u32::MAX);
-    for _ in 0..LONGEST_CHAIN {
+    for _ in 0..MAX_ALIASES {
         let outcome = look_up(resolver, &alias, RecordType::SRV).await;
         if let Ok(Some(lookup)) = outcome {
             ttl = ttl.min(least_ttl(lookup.answers()));
@@ -288,7 +286,7 @@ async fn look_up(
 /// Returns the records of the queried name and of its aliases. Records of other names are not trusted.
 fn own_records(lookup: &Lookup) -> impl Iterator<Item = &Record> {
     let mut names: Vec<&Name> = vec![lookup.query().name()];
-    for _ in 0..LONGEST_CHAIN {
+    for _ in 0..MAX_ALIASES {
         let alias = lookup.answers().iter().find_map(|record| match &record.data {
             RData::CNAME(target) if names.last() == Some(&&record.name) => Some(&target.0),
             _ => None,

@@ -4,7 +4,7 @@ use std::fmt;
 
 use hickory_resolver::proto::rr::RecordType;
 
-use super::{dns::LONGEST_CHAIN, http::LONGEST};
+use super::limits::{MAX_ALIASES, MAX_ANSWER};
 
 /// Why a source of backends gave no usable answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,7 +79,7 @@ impl fmt::Display for DnsLookupError {
             Self::NoRecords(name, records) => write!(f, "{name} has no {records} records"),
             Self::NoServer(name) => write!(f, "the SRV records of {name} contain no server"),
             Self::AliasChain(name) => {
-                write!(f, "{name} is behind more than {LONGEST_CHAIN} aliases")
+                write!(f, "{name} is behind more than {MAX_ALIASES} aliases")
             }
         }
     }
@@ -121,7 +121,7 @@ impl fmt::Display for HttpListError {
                 write!(f, "status {status}: redirects are not followed; set the final URL")
             }
             Self::Status(status) => write!(f, "expected status 200, got {status}"),
-            Self::TooLong => write!(f, "the answer is longer than {} MiB", LONGEST >> 20),
+            Self::TooLong => write!(f, "the answer is longer than {} MiB", MAX_ANSWER >> 20),
             Self::NotJson(reason) => write!(
                 f,
                 "the answer is not JSON ({reason}); it must be an array of addresses, or Consul's list of \

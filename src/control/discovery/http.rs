@@ -21,12 +21,10 @@ use tokio_rustls::TlsConnector;
 use super::{
     SourceAnswer,
     error::{HttpListError, SourceError},
+    limits::MAX_ANSWER,
     list::{self, ParsedList},
 };
 use crate::{config::HttpSource, net::tls_client};
-
-/// Longest answer, in bytes; enough for about ten thousand backends.
-pub(super) const LONGEST: usize = 1 << 20;
 
 /// Largest header of an answer.
 const MAX_HEADER: usize = 16 * 1024;
@@ -137,13 +135,13 @@ where
     sender.send_request(request).await.map_err(|error| HttpListError::request(&error))
 }
 
-/// Reads a body of at most [`LONGEST`] bytes.
+/// Reads a body of at most [`MAX_ANSWER`] bytes.
 async fn read_body(mut body: Incoming) -> Result<Bytes, HttpListError> {
     let mut whole = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| HttpListError::request(&error))?;
         let Ok(data) = frame.into_data() else { continue };
-        if whole.len() + data.len() > LONGEST {
+        if whole.len() + data.len() > MAX_ANSWER {
             return Err(HttpListError::TooLong);
         }
         whole.extend_from_slice(&data);

@@ -3,18 +3,22 @@
 //! `_s` means seconds (since the start of the run, for points in time), `_us` microseconds; sizes are in
 //! bytes. Fields may be added; other changes increase [`FORMAT`].
 
-use std::{collections::BTreeMap, fs, time::Duration};
+use std::{collections::BTreeMap, fs};
 
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    assertions::Verdict, formatting, phase_cost::TotalCost, scenario_summary::ScenarioSummary,
+    assertions::Verdict,
+    checkpoint::{CheckpointRow, rounded, seconds},
+    formatting,
+    phase_cost::TotalCost,
+    scenario_summary::ScenarioSummary,
 };
 use crate::{
     cost::{self, ProcessUsage},
     scenario::Scenario,
-    stats::{Checkpoint, Counters, ErrorCounts, ErrorKind, Moment, Quantiles, Record, Second},
+    stats::{Counters, ErrorCounts, ErrorKind, Quantiles, Record, Second},
 };
 
 /// Version of the format.
@@ -164,21 +168,6 @@ pub(crate) struct ProcessRow {
     pub(crate) ended_s: Option<f64>,
 }
 
-/// Totals and usage at a boundary between phases.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct CheckpointRow {
-    /// `before`, `steady_start`, `steady_end` or `after`.
-    pub(crate) moment: Moment,
-    /// Time of the boundary.
-    pub(crate) at_s: f64,
-    /// Clients connected.
-    pub(crate) connected: u64,
-    /// Totals since the start.
-    pub(crate) counters: Counters,
-    /// Usage of each process since its start.
-    pub(crate) usage: Vec<ProcessUsage>,
-}
-
 /// Figures of one second.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct SecondRow {
@@ -295,18 +284,6 @@ impl Distribution {
     }
 }
 
-impl CheckpointRow {
-    fn new(checkpoint: &Checkpoint) -> Self {
-        Self {
-            moment: checkpoint.moment,
-            at_s: seconds(checkpoint.at),
-            connected: checkpoint.connected,
-            counters: checkpoint.counters,
-            usage: checkpoint.usage.clone(),
-        }
-    }
-}
-
 impl SecondRow {
     fn new(second: &Second, nodes: usize) -> Self {
         let mut on_node = second.on_node.clone();
@@ -363,14 +340,4 @@ fn process_rows(record: &Record) -> Vec<ProcessRow> {
 
 fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
-}
-
-fn seconds(duration: Duration) -> f64 {
-    rounded(duration.as_secs_f64(), 6)
-}
-
-/// Rounds to a number of digits, so that the JSON text is short and is parsed to the same value.
-pub(super) fn rounded(value: f64, digits: i32) -> f64 {
-    let scale = 10_f64.powi(digits);
-    (value * scale).round() / scale
 }

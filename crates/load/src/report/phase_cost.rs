@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::json::{CheckpointRow, rounded};
+use super::checkpoint::{CheckpointRow, rounded};
 use crate::stats::Moment;
 
 /// Usage of all measured processes together.
