@@ -15,7 +15,7 @@
 //!  │ stops accepting, releases the admin sockets     │
 //!  ├ Released ───────────────────────────────────────▶ serves the admin sockets, logs `ready`
 //!  ├ Sessions (new ones), Ended, State (each second) ─▶ stores and shows them
-//!  ◀──────────────────────────── Fates (at each change) ┤
+//!  ◀─────────────────────── Directives (at each change) ┤
 //!  └ end of file: no connection is left              │
 //! ```
 //!

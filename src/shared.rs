@@ -22,7 +22,7 @@ use crate::{
 /// State that all streams of a process share.
 #[derive(Debug)]
 pub struct SharedState {
-    /// The configuration in force.
+    /// The effective configuration, prepared for the data path.
     pub snapshot: Current,
     /// Which backend holds which session.
     pub sids: Arc<sticky::SessionTable>,

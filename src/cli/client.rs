@@ -32,7 +32,7 @@ use crate::api::ApiError;
 
 /// Deadline of a connection attempt.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Deadline of a reply to a request with a body.
+/// Deadline of a reply to a request other than `GET`.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(60);
 /// Deadline of a reply to `GET`. The process may be busy with its configuration for up to 10 s, and
 /// with the first answers of sources for up to 3 s.

@@ -119,8 +119,8 @@ impl Drains {
         self.running.insert(backend.serial(), running);
     }
 
-    /// Cancels a drain with this `end`; returns whether there was one. The caller sets the backend's phase
-    /// afterwards.
+    /// Cancels a drain with this `end`; returns whether there was one. The caller sets the backend's
+    /// lifecycle afterwards.
     pub(super) async fn cancel(&mut self, serial: u64, end: DrainEnd) -> bool {
         if self.running.get(&serial).is_none_or(|running| running.end != end) {
             return false;

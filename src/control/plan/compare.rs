@@ -15,7 +15,7 @@ use crate::{
 const MOST_LOGGED: usize = 20;
 
 /// A backend that was removed from the configuration and whose sessions go on, because the configuration
-/// has its address under another name.
+/// has its address in another pool or under another name.
 #[derive(Clone, Debug)]
 pub(super) struct RetainedBackend {
     /// Its pool.
