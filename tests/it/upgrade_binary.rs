@@ -333,7 +333,7 @@ async fn demo_cannot_be_upgraded() {
     let words = ["demo", "--listen", "127.0.0.1:0", "--listen-tls", "127.0.0.1:0"];
     let mut proxy = Setup::new().arguments(&words).run().await;
     let why = proxy.fails_to_upgrade().await;
-    assert!(why.contains("the demo's nodes live in this process"), "{why}");
+    assert!(why.contains("its nodes run in the same process"), "{why}");
     assert!(proxy.is_running());
     proxy.terminate();
     assert_eq!(proxy.exited().await.code(), Some(0));
