@@ -316,7 +316,7 @@ impl SealingKey {
     }
 }
 
-/// OutputLength of a derived key.
+/// Length of a derived key, in bytes.
 struct OutputLength(usize);
 
 impl hkdf::KeyType for OutputLength {

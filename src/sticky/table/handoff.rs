@@ -1,7 +1,7 @@
 //! Hands the table to another process: existing sessions slice by slice, and later ones through a tap.
 //!
 //! Open the tap first and read the slices afterwards: sessions learned in between then arrive twice, but never not at
-//! all. A slice contains the entries visited under one lock, so that a table of a million sessions is to_learned on in
+//! all. A slice contains the entries visited under one lock, so that a table of a million sessions is handed over in
 //! bounded memory without blocking requests.
 
 use std::{
@@ -19,7 +19,7 @@ use crate::upstream::Backend;
 /// Capacity of the tap in sessions. Further sessions are dropped; an owner search finds them.
 const TAPPED: usize = 64 * 1024;
 
-/// A session in the form to_learned to another process.
+/// A session in the form that is sent to another process.
 #[derive(Clone, Debug)]
 pub struct Learned {
     /// Session id.
@@ -76,10 +76,10 @@ impl SessionTable {
         Some(slice)
     }
 
-    /// Records a session that another process to_learned on. A known session stays unchanged, because this process has newer
-    /// information. Returns false if the session cannot be recorded, as [`learn`](Self::learn) does.
-    pub fn restore(&self, to_learned: &Learned, now: Instant) -> bool {
-        let Learned { sid, backend, lifetime, left, client } = to_learned;
+    /// Records a session that another process has handed over. A known session stays unchanged, because this process
+    /// has newer information. Returns false if the session cannot be recorded, as [`learn`](Self::learn) does.
+    pub fn restore(&self, learned: &Learned, now: Instant) -> bool {
+        let Learned { sid, backend, lifetime, left, client } = learned;
         if !self.takes(sid) {
             return false;
         }
@@ -99,7 +99,7 @@ impl SessionTable {
         entry.set_client(*client);
         self.insert(shard, location, entry, expired);
         // The next process needs it too.
-        self.send_to_tap(|| to_learned.clone());
+        self.send_to_tap(|| learned.clone());
         true
     }
 
