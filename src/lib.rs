@@ -43,6 +43,7 @@
 //! | [`control`] | reloads, discovery, health, drains, rebalancing, commands, explain, handoff | — |
 //! | `stream_log`, [`shared`] | the termination of every stream; the state that all streams share | HTTP |
 //! | [`conn`], [`app`] | one connection; one process | — |
+//! | `demo` | embedded Socket.IO nodes and the chat page | any other module |
 //!
 //! A module depends on another one only if its work needs it, and no two modules depend on each other.
 //! `route`, `sticky`, `upstream` and `tunnel` do not use the HTTP implementation, so that it can be replaced.
@@ -57,7 +58,8 @@
 //! 4. A poll is never sent twice, and never while another poll of its session is open. Only two kinds of
 //!    requests are repeated after a backend may have read them: idempotent requests outside any session, and
 //!    requests that a backend has rejected because it does not know the session. A request that a hung node
-//!    has demonstrably not read, because the node closed the connection as idle, is sent again to another node.
+//!    has demonstrably not read, because the node closed the connection as idle, is sent again to the same node,
+//!    on a new connection.
 //! 5. If sid and cookie disagree, the sid decides.
 //! 6. Nothing from a client names an address. Cookies carry a keyed id.
 //! 7. An idle tunnel holds no buffer, and no descriptor except its sockets. Memory per connection is
@@ -73,7 +75,7 @@
 //! 13. A process that hands over serves until the new one accepts. By then the new process knows every
 //!     session that the old one knew.
 //! 14. A TLS session is resumed only under the client-certificate rules that it was created under. So a
-//!     client identity was always verified under the rules in force.
+//!     client identity was always verified under the current rules.
 
 pub mod acme;
 pub mod admin;

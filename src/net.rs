@@ -1,6 +1,7 @@
 //! Sockets: listeners, TLS, PROXY protocol headers and byte streams.
 //!
-//! This module knows nothing of the application protocol: no HTTP, no routes, no backends.
+//! This module knows no routes and no backends. Of HTTP it knows only when requests begin and end
+//! ([`request_clock`]) and one interim response ([`half_close`]).
 
 pub mod answer_first;
 pub mod bind_error;

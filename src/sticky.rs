@@ -3,7 +3,7 @@
 //! Two sources identify the backend of a request. [`engine_io`] reads the session id from requests and replies, and
 //! the [`table`] maps it to a backend. The affinity [`cookie`] serves clients that keep cookies. [`choose`] decides
 //! between them. Without either, [`recent_sessions`] may recognise a client that reconnects. This module does no
-//! I/O and knows no HTTP.
+//! I/O. Of HTTP it knows only queries, bodies and the cookie fields.
 
 mod choice;
 pub mod cookie;

@@ -42,7 +42,7 @@ const BUFFER: usize = 64 * 1024;
 /// Number of fields that hyper parses without an allocation.
 const USUAL_FIELDS: usize = 100;
 
-/// How long a client that got an early reply may go on sending: in total, and without a byte.
+/// How long a client that got an early reply may continue to send: in total, and without a byte.
 const LINGER: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(5));
 
 /// Why hyper stopped serving the connection.
@@ -57,9 +57,9 @@ enum ConnectionEnd {
     Forced,
 }
 
-/// Serves a connection. During a shutdown the connection ends after the request in flight, or after
-/// the next one while connections are being parted; if forced, at once. `refused` reports a request
-/// that hyper rejects.
+/// Serves a connection. Its end depends on the phase of the shutdown: after the next response
+/// (`Parting`), after the request in flight (`Graceful`), or at once (`Forced`). `refused` reports a
+/// request that hyper rejects.
 pub async fn serve(
     proxy: Arc<SharedState>,
     info: Arc<ConnectionInfo>,
