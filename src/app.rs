@@ -87,7 +87,7 @@ impl App {
     ///
     /// # Errors
     /// As for [`bind`](Self::bind), and if a message of the other process is invalid. The other
-    /// process is notified and serves on.
+    /// process is notified and continues to serve.
     pub async fn take_over(config: Config, mut joining: Takeover) -> Result<Self, StartError> {
         match Self::prepare(config, &mut joining).await {
             Ok(app) => Ok(Self { joining: Some(joining), ..app }),
@@ -103,7 +103,7 @@ impl App {
     /// [started](Self::start).
     ///
     /// # Errors
-    /// The other process has ended this upgrade, and serves on.
+    /// The other process has ended this upgrade, and continues to serve.
     pub async fn accept(&mut self) -> Result<(), StartError> {
         let Some(joining) = &mut self.joining else { return Ok(()) };
         self.control.open();
@@ -230,7 +230,7 @@ impl ProcessHandle {
     /// Handles SIGUSR2: hands over to the binary that is installed now.
     ///
     /// # Errors
-    /// The new process does not serve; this one serves on.
+    /// The new process does not serve; this one continues to serve.
     pub async fn upgrade(&self) -> Result<Upgraded, CommandError> {
         let (answer, outcome) = oneshot::channel();
         let request =

@@ -275,7 +275,7 @@ impl AcceptedConnection {
     async fn accept_tls(&mut self, socket: TcpStream) -> Result<ConnectionUse, Rejection> {
         let Some(terms) = &self.policy.tls else { return self.opened(ClientStream::Plain(socket)) };
         let mut tls_info = TlsInfo::default();
-        // Offered only while an ACME server is to validate a name.
+        // Set only while an answer to an ACME server is posted.
         let challenge = self.handle.proxy.challenges.tls();
         let handshake = terms.accept_with_override(challenge, socket, &mut tls_info);
         let outcome = timeout_at(self.until, handshake).await;

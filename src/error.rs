@@ -20,7 +20,7 @@ pub enum Side {
 /// Phase that a stream has reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Phase {
-    /// Reading the PROXY header at the begin of a connection.
+    /// Reading the PROXY header at the start of a connection.
     ProxyHeader,
     /// TLS handshake with the client or the backend, depending on the side.
     Handshake,

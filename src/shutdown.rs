@@ -12,7 +12,7 @@ use tokio::sync::watch;
 /// The phase that a [`Watch`] sees; phases only advance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ShutdownPhase {
-    /// Carry on.
+    /// No shutdown.
     Running,
     /// End at the next point that clients do not notice: a kept-alive connection ends with its next
     /// reply.

@@ -144,7 +144,7 @@ impl Drains {
         Some(running.schedule.state(HeldCount::of(backend, proxy, &self.predecessors)))
     }
 
-    /// Returns what the predecessors are to do with their tunnels to a backend.
+    /// Returns the directive for the predecessors' tunnels to a backend.
     pub(super) fn directive(&self, backend: &Backend) -> DrainDirective {
         match self.running.get(&backend.serial()) {
             None => DrainDirective::Serve,

@@ -239,7 +239,7 @@ impl ControlHandle {
     /// Hands over to a new binary. Returns when the new process serves.
     ///
     /// # Errors
-    /// The new process does not serve; this one serves on.
+    /// The new process does not serve; this one continues to serve.
     pub async fn upgrade(&self, request: UpgradeRequest) -> Result<Upgraded, CommandError> {
         self.send(|reply| ControlCommand::Upgrade(request, reply)).await
     }

@@ -284,7 +284,7 @@ impl ControlTask {
     }
 
     /// Handles the end of a handoff and answers the upgrade command. Returns the process that took over;
-    /// `None`: this process goes on serving.
+    /// `None`: this process continues to serve.
     pub(super) fn handoff_finished(
         &mut self,
         outcome: Result<Successor, HandoffError>,

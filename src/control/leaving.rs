@@ -1,7 +1,7 @@
 //! Backends that have left the configuration, until they are removed.
 //!
 //! They drain with the `drain` settings of their pool. If the configuration has the address in
-//! another pool or under another name, its sessions go on and nothing is closed. The deadline then counts
+//! another pool or under another name, its sessions continue and nothing is closed. The deadline then counts
 //! from the time when the address has left too.
 
 use std::sync::Arc;

@@ -93,7 +93,7 @@ impl ControlTask {
         PlannedConfig { file_config, overlay, config, plan }
     }
 
-    /// Backends that were removed from the configuration and whose sessions go on.
+    /// Backends that were removed from the configuration and whose sessions continue.
     fn retained_backends(&self) -> Vec<RetainedBackend> {
         let retained = self.backends.iter().filter_map(|backend| {
             self.drains.goes_on_as(backend.serial())?;

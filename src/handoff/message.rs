@@ -26,7 +26,7 @@ pub(super) enum FromOld {
     Hello { protocol: u32, pid: u32, version: String },
     /// A listening socket, with its descriptor.
     Socket(Purpose),
-    /// The keys that the new process must go on using.
+    /// The keys that the new process must continue to use.
     Keys(Secrets),
     /// A live backend.
     Backend(BackendRecord),
@@ -118,7 +118,7 @@ pub struct HeldTunnels {
     pub tunnels: u64,
 }
 
-/// What a predecessor is to do with its tunnels to a backend.
+/// Whether the predecessors drain their tunnels to a backend.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct BackendDirective {
     /// The backend.

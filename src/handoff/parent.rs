@@ -49,7 +49,7 @@ pub struct HandoffOffer {
     pub sids: Arc<SessionTable>,
 }
 
-/// Why the handoff failed. The old process goes on serving.
+/// Why the handoff failed. The old process continues to serve.
 #[derive(Debug)]
 pub enum HandoffError {
     /// The program could not be started.

@@ -14,7 +14,7 @@ use crate::{api::Predecessor, upstream::Backend};
 #[derive(Clone, Debug, Default)]
 pub struct Predecessors {
     report: watch::Sender<PredecessorReport>,
-    /// What the predecessors are to do with their tunnels.
+    /// The directives for the tunnels of the predecessors.
     directives: watch::Sender<Vec<BackendDirective>>,
 }
 
@@ -70,7 +70,7 @@ impl Predecessors {
         let _ = self.report.subscribe().wait_for(|report| !report.alive).await;
     }
 
-    /// Sends the predecessors what to do with their tunnels, in place of the last directives.
+    /// Sends the predecessors the directives for their tunnels, in place of the last ones.
     pub fn send(&self, directives: Vec<BackendDirective>) {
         self.directives.send_if_modified(|current| {
             let changed = *current != directives;

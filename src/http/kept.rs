@@ -41,8 +41,8 @@ pub(super) struct H1Connection {
 }
 
 impl Drop for H1Connection {
-    /// Stops the driver: hyper would go on sending a body after its response, uncounted and without
-    /// a way to stop it.
+    /// Stops the driver: hyper would continue to send a body after its response, uncounted and
+    /// without a way to stop it.
     fn drop(&mut self) {
         if let Some(driver) = &self.driver {
             driver.abort();
@@ -89,7 +89,7 @@ impl Reusable for H1Connection {
 #[derive(Debug)]
 pub(super) struct IdleSince {
     opened: Instant,
-    /// Nanoseconds from `opened` to the begin of the idle time, plus 1; 0: in use.
+    /// Nanoseconds from `opened` to the start of the idle time, plus 1; 0: in use.
     nanos: AtomicU64,
     /// When the connection last became idle, in nanoseconds since `opened`.
     last: AtomicU64,

@@ -102,9 +102,9 @@ enum AcceptFailure {
 }
 
 impl AcceptFailure {
-    /// Classifies an error. accept(2): Linux reports errors already pending on the new connection, and they are to
-    /// be treated like a retry. All other errors (EMFILE, ENFILE, ENOBUFS, ENOMEM and unknown ones) would repeat
-    /// at once.
+    /// Classifies an error. accept(2): Linux reports errors already pending on the new connection; after these the
+    /// caller retries at once. All other errors (EMFILE, ENFILE, ENOBUFS, ENOMEM and unknown ones) would repeat at
+    /// once.
     fn of(error: &io::Error) -> Self {
         use io::ErrorKind as Kind;
         match error.kind() {

@@ -345,7 +345,7 @@ pub mod metric {
     pub const CERTIFICATE_EXPIRY: &str = "certificate_expiry_seconds";
     /// Whether a backend is ejected, by pool and backend.
     pub const BACKEND_EJECTED: &str = "backend_ejected";
-    /// Fraction of a backend's weight in force during slow start, 0 to 1, by pool and backend.
+    /// Fraction of a backend's weight that is used during slow start, 0 to 1, by pool and backend.
     pub const BACKEND_RAMP: &str = "backend_weight_share";
     /// Connections to a backend that are in use, tunnels included, by pool and backend.
     pub const BACKEND_CONNECTIONS: &str = "backend_connections";

@@ -27,7 +27,7 @@ pub struct Routes<P> {
     /// The table of listeners that no rule names.
     every: HostTable<P>,
     own: HashMap<Box<str>, HostTable<P>>,
-    /// Rules of all listeners that rules name, whichever.
+    /// Rules that name listeners, without regard to which ones.
     some: HostTable<P>,
 }
 

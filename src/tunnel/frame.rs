@@ -147,7 +147,7 @@ impl FrameState {
 }
 
 impl FrameHeader {
-    /// Parses the header at the begin of `bytes`. `None` if it is incomplete; an error if it is
+    /// Parses the header at the start of `bytes`. `None` if it is incomplete; an error if it is
     /// invalid.
     fn read(bytes: &[u8]) -> Result<Option<Self>, ()> {
         let opcode = bytes[0] & 0x0f;

@@ -58,7 +58,7 @@ pub(crate) struct Context {
 /// A command of the run to all clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ClientCommand {
-    /// Go on.
+    /// Keep running.
     Run,
     /// Drop the connection without a proper close, and reconnect within `within` from `at`. A later wave is a
     /// new command.

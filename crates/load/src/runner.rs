@@ -53,7 +53,7 @@ pub(crate) enum RunEnd {
     Complete,
     /// By SIGINT or SIGTERM.
     Interrupted,
-    /// The run could not go on.
+    /// The run could not continue.
     Aborted(anyhow::Error),
 }
 

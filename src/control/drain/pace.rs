@@ -35,7 +35,7 @@ impl ClosePace {
         Self { start, end, step, last: start, credit: fastrand::f64() }
     }
 
-    /// Returns how many of the `left` ones are to be closed now.
+    /// Returns how many tunnels or sessions to close now, of `left` that remain.
     pub(in crate::control) fn due(&mut self, left: usize, now: Instant) -> usize {
         if now < self.start {
             return 0;
@@ -52,7 +52,7 @@ impl ClosePace {
         (self.credit as usize).min(left)
     }
 
-    /// Records how many were closed.
+    /// Records how many tunnels or sessions were closed.
     pub(in crate::control) fn record(&mut self, count: usize) {
         self.credit = (self.credit - count as f64).max(0.0);
     }

@@ -24,7 +24,7 @@ const UNSUPPORTED: u64 = 5;
 
 /// A session opened by polling.
 struct ProbeSession {
-    /// Path and query with the sid; the transport's name is to be appended.
+    /// Path and query with the sid. The name of the transport must be appended.
     query: String,
     /// Body of the POST that closes the session, in the backend's framing.
     close_packet: &'static str,

@@ -14,7 +14,7 @@ use crate::{
 /// Maximum number of changes in a log line.
 const MOST_LOGGED: usize = 20;
 
-/// A backend that was removed from the configuration and whose sessions go on, because the configuration
+/// A backend that was removed from the configuration and whose sessions continue, because the configuration
 /// has its address in another pool or under another name.
 #[derive(Clone, Debug)]
 pub(super) struct RetainedBackend {

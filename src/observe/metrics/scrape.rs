@@ -73,7 +73,7 @@ pub struct BackendSample {
     pub draining: bool,
     /// Whether the backend is ejected for failures under traffic.
     pub ejected: bool,
-    /// Fraction of the weight in force, up to 1.
+    /// Fraction of the weight that is used, up to 1; lower during slow start.
     pub ramp: f64,
     /// Live sessions and tunnels.
     pub sessions: usize,

@@ -1,4 +1,5 @@
-//! Upgrades that fail: the new process crashes, hangs or cannot take over, and the old process goes on serving.
+//! Upgrades that fail: the new process crashes, hangs or cannot take over, and the old process continues
+//! to serve.
 
 use std::net::SocketAddr;
 

@@ -116,7 +116,7 @@ fn note_node(headers: &HeaderMap, session: &mut Session<'_>) {
     }
 }
 
-/// Returns the failure that an error reply stands for.
+/// Returns the failure to report for an error reply.
 fn failure_of_reply(reply: &Reply) -> Failure {
     match EngineIoError::parse(&reply.body) {
         Some(error) => {
@@ -127,7 +127,7 @@ fn failure_of_reply(reply: &Reply) -> Failure {
     }
 }
 
-/// Returns the failure that a failed upgrade stands for.
+/// Returns the failure to report for a failed upgrade.
 fn failure_of_upgrade(error: UpgradeError, session: &mut Session<'_>) -> Failure {
     if let UpgradeError::Rejected(reply) = &error {
         note_node(&reply.headers, session);

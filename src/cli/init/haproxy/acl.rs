@@ -82,7 +82,7 @@ pub(super) fn alternatives(words: &[String], named: &AclTable) -> Option<Vec<Acl
     Some(all)
 }
 
-/// The test that a named ACL stands for.
+/// Returns the one test that a named ACL amounts to. `None`: a route cannot express it.
 fn union(name: &str, named: &AclTable) -> Option<AclTest> {
     match name {
         "TRUE" => return Some(AclTest::Always),

@@ -52,7 +52,7 @@ impl<'t> NginxTranslator<'t> {
             }
         }
         let (Some(pass), Some((_, port))) = (scope.own("proxy_pass").next(), bind.first()) else {
-            // Without an address that can be used, the note about it stands for the server.
+            // The note about the unusable address is enough: no further notes about this server.
             if !listens.is_empty() && bind.is_empty() {
                 server.take_all();
             }

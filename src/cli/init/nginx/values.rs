@@ -118,7 +118,7 @@ pub(super) fn hosts(name: &str) -> Option<Vec<Option<String>>> {
     }
 }
 
-/// The path prefixes that a regular expression stands for: `^/socket\.io/`, `^/(api|ws)/.*`. `None`:
+/// The path prefixes that match the same paths as a regular expression: `^/socket\.io/`, `^/(api|ws)/.*`. `None`:
 /// prefixes cannot express it.
 pub(in super::super) fn regex_prefixes(regex: &str) -> Option<Vec<String>> {
     let mut rest = regex.strip_prefix('^')?;
