@@ -306,7 +306,7 @@ impl ControlTask {
                 Some(successor)
             }
             Err(error) => {
-                tracing::error!(%error, "upgrade failed; this process goes on serving");
+                tracing::error!(%error, "upgrade failed; this process continues to serve");
                 let _ = answer.send(Err(CommandError::Failed(error.to_string())));
                 None
             }

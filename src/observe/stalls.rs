@@ -69,7 +69,7 @@ fn watch_until_gone(runtime: &RuntimeMetrics, metrics: &Weak<Metrics>) {
                 }
                 WorkerChange::Freed => {
                     metrics.stalled_workers.dec();
-                    tracing::warn!(worker = index, "a worker that was stuck goes on");
+                    tracing::warn!(worker = index, "a worker that was stuck is running again");
                 }
             }
         }
