@@ -81,7 +81,7 @@ pub struct Config {
     pub routes: Vec<RouteConfig>,
     /// Groups of interchangeable backends, in file order; names are unique.
     pub pools: Vec<PoolConfig>,
-    /// Keys under which sticky cookies are made.
+    /// Keys under which affinity cookies are made.
     pub cookie_keys: SharedKeys,
     /// Keys under which TLS sessions can be resumed.
     pub ticket_keys: SharedKeys,

@@ -65,7 +65,7 @@ pub enum FailureKind {
     Misdirected,
     /// Every backend of the pool is down, or the pool is empty.
     NoBackend,
-    /// The session has ended with its node.
+    /// The session has ended with its backend.
     SessionGone,
     /// Every allowed connection to the backend is in use.
     Saturated,

@@ -57,9 +57,9 @@
 //!    before the last byte of the reply is.
 //! 4. A poll is never sent twice, and never while another poll of its session is open. Only two kinds of
 //!    requests are repeated after a backend may have read them: idempotent requests outside any session, and
-//!    requests that a backend has rejected because it does not know the session. A request that a hung node
-//!    has demonstrably not read, because the node closed the connection as idle, is sent again to the same node,
-//!    on a new connection.
+//!    requests that a backend has rejected because it does not know the session. A request that a hung backend
+//!    has demonstrably not read, because it closed the connection as idle, is sent to the same backend again, on
+//!    a new connection.
 //! 5. If sid and cookie disagree, the sid decides.
 //! 6. Nothing from a client names an address. Cookies carry a keyed id.
 //! 7. An idle tunnel holds no buffer, and no descriptor except its sockets. Memory per connection is

@@ -1,4 +1,4 @@
-//! The sticky cookie: read from the request, set in the reply.
+//! The affinity cookie: read from the request, set in the reply.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::{
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// Sticky cookie of a request.
+/// Affinity cookie of a request.
 #[derive(Debug)]
 pub(crate) struct AffinityCookie {
     held: Option<Affinity>,
@@ -26,7 +26,7 @@ pub(crate) struct AffinityCookie {
     context: CookieContext,
 }
 
-/// A valid sticky cookie sent by the client.
+/// A valid affinity cookie sent by the client.
 #[derive(Debug)]
 struct Affinity {
     backend: Arc<Backend>,
@@ -35,7 +35,7 @@ struct Affinity {
 }
 
 impl AffinityCookie {
-    /// Reads the sticky cookie of a request to `pool` from its header.
+    /// Reads the affinity cookie of a request to `pool` from its header.
     pub(crate) fn of(fields: &HeaderMap, pool: &PoolSnapshot, tls: bool, host: &str) -> Self {
         let cross_site = match fields.get(SEC_FETCH_SITE) {
             Some(site) => site == "cross-site",
@@ -115,7 +115,7 @@ fn is_origin_of(origin: &HeaderValue, host: &str) -> bool {
     origin.split_once("://").is_some_and(|(_, authority)| authority.eq_ignore_ascii_case(host))
 }
 
-/// Makes the reply private: a shared cache that stores a sticky cookie would send all of its clients
+/// Makes the reply private: a shared cache that stores an affinity cookie would send all of its clients
 /// to one backend.
 fn keep_private(fields: &mut HeaderMap) {
     let kept: Vec<&str> = headers::tokens(fields, &CACHE_CONTROL)

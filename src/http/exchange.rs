@@ -248,7 +248,7 @@ impl Exchange<'_> {
         (self.method == Method::POST).then(|| engine.framing.request())
     }
 
-    /// Whether the reply sets the sticky cookie.
+    /// Whether the reply sets the affinity cookie.
     fn sets_cookie(&self, pool: &PoolSnapshot, status: StatusCode) -> bool {
         let Some(cookie) = &pool.config().sticky.cookie else { return false };
         let opens = match &self.engine {

@@ -21,7 +21,7 @@ use crate::{
 /// idle timeout of common servers, which is gunicorn's 2 s.
 pub(super) const YOUNG: Duration = Duration::from_secs(1);
 
-/// Responses that a node sent before it hung may still arrive for this time.
+/// Responses that a backend sent before it hung may still arrive for this time.
 const LATE: Duration = Duration::from_millis(200);
 
 /// A kept-alive HTTP/1.1 connection.
@@ -53,7 +53,7 @@ impl Drop for H1Connection {
 impl H1Connection {
     /// Whether the backend closed the connection without reading the request that failed on it.
     ///
-    /// A node that hangs, or has lost its network, counts the connection as idle meanwhile. It
+    /// A backend that hangs, or has lost its network, counts the connection as idle meanwhile. It
     /// closes the connection as soon as it recovers, before it reads anything. This is the case if
     /// the connection has outlived the backend's idle timeout since its last response, and the
     /// backend was silent on all connections from the request until now. A server that has read the

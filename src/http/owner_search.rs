@@ -141,8 +141,8 @@ pub(crate) fn candidates(
     candidates
 }
 
-/// Whether the response comes from something other than the node, such as a starting node or another
-/// application. It says nothing about the session.
+/// Whether the response comes from something other than a running Engine.IO server, such as a
+/// starting backend or another application. It says nothing about the session.
 fn is_not_a_node(status: StatusCode) -> bool {
     matches!(
         status,

@@ -22,15 +22,15 @@ use crate::{
 /// Time for late replies, in addition to `pingInterval`, for which a backend holds a poll.
 const POLL_SLACK: Duration = Duration::from_secs(5);
 
-/// Average pause between two connects to an unreachable node of a known session; varies by half of
-/// it.
+/// Average pause between two connects to the unreachable backend of a known session; varies by half
+/// of it.
 const CONNECT_PAUSE: Duration = Duration::from_millis(200);
 
 /// Effect of a failed try on a known session.
 enum SessionFailure {
-    /// The session has ended with its node.
+    /// The session has ended with its backend.
     Gone,
-    /// The node is unreachable and may still have the session.
+    /// The backend is unreachable and may still have the session.
     Waits,
     /// The request has failed.
     Fails,
@@ -43,7 +43,7 @@ impl SessionFailure {
             (_, Phase::Connect | Phase::Handshake, FailureKind::Refused | FailureKind::Reset) => {
                 Self::Gone
             }
-            // The node was silent for longer than the session lives.
+            // The backend was silent for longer than the session lives.
             (Side::Backend, Phase::ResponseHeader, FailureKind::TimedOut) => Self::Gone,
             (
                 _,
@@ -59,11 +59,11 @@ impl SessionFailure {
 impl RequestAttempt<'_> {
     /// Sends the request to the backend that owns the session, whatever its health checks say.
     ///
-    /// A node that is hung, slow or unreachable keeps its sessions: requests wait for as long as a
+    /// A backend that is hung, slow or unreachable keeps its sessions: requests wait for as long as a
     /// session lives without a request. While no connection can be opened, nothing has been sent,
-    /// and connecting is repeated. Requests that a node has not read are sent again. A session ends
-    /// if its node refuses or resets connections, is silent for longer than the session lives, or is
-    /// removed.
+    /// and connecting is repeated. Requests that the backend has not read are sent again. A session
+    /// ends if its backend refuses or resets connections, is silent for longer than the session
+    /// lives, or is removed.
     pub(super) async fn send_to_owner(
         &mut self,
         backend: Arc<Backend>,
@@ -93,7 +93,7 @@ impl RequestAttempt<'_> {
                 continue;
             }
             let ForwardError { error, unsent, .. } = failure;
-            // Any node can answer a preflight.
+            // Any backend can answer a preflight.
             if self.method == Method::OPTIONS && unsent.is_some() {
                 return self.send_balanced(RetryPlan::any()).await;
             }

@@ -51,11 +51,11 @@ pub struct Metrics {
     pub retries: Counter,
     /// Reloads that took effect.
     pub reloads_ok: Counter,
-    /// Reloads rejected because of an invalid configuration.
+    /// Reloads that were rejected.
     pub reloads_refused: Counter,
-    /// Owner searches that found the session's node.
+    /// Owner searches that found the session's backend.
     pub owner_found: Counter,
-    /// Owner searches that found no node.
+    /// Owner searches that found no backend.
     pub owner_unknown: Counter,
     /// Backends ejected for consecutive failures.
     pub ejections_consecutive: Counter,

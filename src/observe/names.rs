@@ -266,11 +266,11 @@ fn kind_index(kind: FailureKind) -> usize {
 pub enum ChosenBy {
     /// By the Engine.IO session id.
     Sid,
-    /// By the sticky cookie.
+    /// By the affinity cookie.
     Cookie,
     /// By the pool's balance policy.
     Balance,
-    /// By an owner search among the nodes.
+    /// By an owner search among the backends.
     OwnerSearch,
     /// By the client's recent session.
     Memory,

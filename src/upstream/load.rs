@@ -4,7 +4,7 @@
 //! so that a selector of an old pool keeps a few words in memory and not a whole backend.
 //!
 //! Every operation is sequentially consistent: the selectors' proof that no change is lost (see
-//! `balance::tournament`) needs a total order of all operations.
+//! `balance::tree`) needs a total order of all operations.
 
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
@@ -15,7 +15,7 @@ pub enum Lifecycle {
     Serving,
     /// Removed from the configuration, or drained by a command: takes no new sessions, keeps its own.
     Draining,
-    /// Drained, and the drain deadline has passed or no session is left.
+    /// Removed from the configuration, and its drain has ended.
     Evicted,
 }
 

@@ -1,4 +1,4 @@
-//! The sticky cookie, valid and forged.
+//! The affinity cookie, valid and forged.
 
 use std::{collections::BTreeMap, fs, net::SocketAddr, path::Path};
 

@@ -9,14 +9,14 @@ pub struct Sticky {
     pub engine_io: bool,
     /// Maximum number of backends to try, one after the other, for an unknown sid; 0: no search.
     pub owner_search: usize,
-    /// The sticky cookie; `None`: not set and not read.
+    /// The affinity cookie; `None`: not set and not read.
     pub cookie: Option<Cookie>,
     /// How long the backend of an ended session is remembered for a client without a cookie, by address and
     /// user agent; zero: disabled.
     pub memory: Duration,
 }
 
-/// Attributes of the sticky cookie.
+/// Attributes of the affinity cookie.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cookie {
     /// Cookie name, an RFC 6265 token; the default is made from the pool's name.
@@ -46,7 +46,7 @@ pub enum SameSite {
     None,
 }
 
-/// Which replies set the sticky cookie.
+/// Which replies set the affinity cookie.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SetOn {
     /// Engine.IO handshakes and WebSocket upgrades.

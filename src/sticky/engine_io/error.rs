@@ -1,6 +1,6 @@
-//! Recognises replies that reject an unknown session, so that another node can be asked.
+//! Recognises replies that reject an unknown session, so that another backend can be asked.
 //!
-//! A node looks the sid up before it touches any session, so a rejected request has had no effect.
+//! A server looks the sid up before it touches any session, so a rejected request has had no effect.
 
 use serde::Deserialize;
 
