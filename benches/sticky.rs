@@ -125,7 +125,7 @@ fn table(c: &mut Criterion) {
 }
 
 fn cookies(c: &mut Criterion) {
-    let keys = CookieKeys::new(&SharedKeys::Made);
+    let keys = CookieKeys::new(&SharedKeys::Generated);
     let names: Vec<_> = (0..100).map(|n| format!("node-{n}")).collect();
     let ids = CookieIds::new(&keys, "chat", names.iter().map(String::as_str));
     let mut headers = http::HeaderMap::new();

@@ -1,8 +1,8 @@
 //! Layer 4: one connection, one backend, and the bytes between them.
 //!
-//! A [`BackendSearch`](search::BackendSearch) finds a backend by the pool's balance policy, waits if
+//! A [`BackendSearch`] finds a backend by the pool's balance policy, waits if
 //! all connections are in use, and tries another backend if one is unreachable: no bytes have been
-//! sent yet, so nothing is repeated. The result is a [tunnel](crate::tunnel) without frames. The
+//! sent yet, so nothing is repeated. The result is a [tunnel] without frames. The
 //! access log, the metrics and the tunnel registry treat it like an upgraded connection.
 //!
 //! The pool is looked up by name when the stream begins. The stream then keeps its backend only.

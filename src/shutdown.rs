@@ -16,7 +16,7 @@ pub enum ShutdownPhase {
     Running,
     /// End at the next point that clients do not notice: a kept-alive connection ends with its next
     /// reply.
-    Parting,
+    Handoff,
     /// Start no new work, finish open work.
     Graceful,
     /// Stop at once.
@@ -39,8 +39,8 @@ pub struct Trigger(watch::Sender<ShutdownPhase>);
 impl Trigger {
     /// Asks every holder to end at the next point that clients do not notice. No effect after a later
     /// phase.
-    pub fn part(&self) {
-        self.advance(ShutdownPhase::Parting);
+    pub fn close_after_response(&self) {
+        self.advance(ShutdownPhase::Handoff);
     }
 
     /// Asks every holder to finish. No effect after a later phase.
@@ -124,11 +124,11 @@ mod tests {
     async fn phases_only_advance() {
         let (trigger, watch) = channel();
         assert_eq!(watch.phase(), ShutdownPhase::Running);
-        trigger.part();
-        assert_eq!(watch.phase(), ShutdownPhase::Parting);
+        trigger.close_after_response();
+        assert_eq!(watch.phase(), ShutdownPhase::Handoff);
         trigger.force();
         trigger.graceful();
-        trigger.part();
+        trigger.close_after_response();
         assert_eq!(watch.phase(), ShutdownPhase::Forced);
         assert_eq!(trigger.phase(), ShutdownPhase::Forced);
     }

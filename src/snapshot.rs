@@ -102,7 +102,7 @@ pub struct ListenerSnapshot {
 #[derive(Clone, Debug)]
 pub enum ListenerCertificates {
     /// Certificates from files; empty if the listener does not terminate TLS.
-    Given(Vec<config::Certificate>),
+    Configured(Vec<config::Certificate>),
     /// The newest certificate from ACME.
     Issued(Arc<ManagedCertificate>),
 }
@@ -111,7 +111,7 @@ impl ListenerCertificates {
     /// Returns the certificates currently in use.
     pub fn current(&self) -> Vec<config::Certificate> {
         match self {
-            Self::Given(certificates) => certificates.clone(),
+            Self::Configured(certificates) => certificates.clone(),
             Self::Issued(issued) => issued.certificate().into_iter().collect(),
         }
     }
@@ -124,7 +124,7 @@ impl ListenerCertificates {
     /// Returns why the newest ACME order failed; `None`: it did not fail.
     pub fn error(&self) -> Option<String> {
         match self {
-            Self::Given(_) => None,
+            Self::Configured(_) => None,
             Self::Issued(issued) => issued.last_error(),
         }
     }

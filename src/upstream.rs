@@ -1,7 +1,7 @@
 //! Backends: their state, how one is chosen, and connections to them.
 //!
-//! [`Backend`](backend::Backend) is the live state: it outlives configurations and owns the counters,
-//! health and idle connections. [`Pool`](pool::Pool) is a configuration's view of several backends, with
+//! [`Backend`] is the live state: it outlives configurations and owns the counters,
+//! health and idle connections. [`Pool`] is a configuration's view of several backends, with
 //! the balance policy. This module depends neither on HTTP nor on its callers.
 //!
 //! | Module | Task |

@@ -93,7 +93,7 @@ fn hold((table, backend, now): (Arc<SessionTable>, Arc<Backend>, Instant)) -> Ar
 }
 
 fn ids() -> CookieIds {
-    let keys = CookieKeys::new(&SharedKeys::Made);
+    let keys = CookieKeys::new(&SharedKeys::Generated);
     let names: Vec<_> = (0..100).map(|n| format!("node-{n}")).collect();
     CookieIds::new(&keys, "chat", names.iter().map(String::as_str))
 }

@@ -182,13 +182,13 @@ impl Store {
     /// Locks the folder for an order; `None`: another process has locked it. Creates the folder.
     ///
     /// # Errors
-    /// The lock file cannot be created; the message names the folder.
+    /// The lock file cannot be created or locked; the message names the folder.
     pub(super) fn lock(&self) -> io::Result<Option<StorageLock>> {
         let file = self.lock_file()?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Some(StorageLock(file))),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
-            Err(error) => Err(error.into()),
+            Err(error) => Err(self.unusable_folder(&error.into())),
         }
     }
 

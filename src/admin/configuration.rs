@@ -68,8 +68,8 @@ pub(super) fn to_json(config: &Config) -> Value {
 
 fn shared_keys(keys: &SharedKeys) -> Value {
     match keys {
-        SharedKeys::Given(keys) => json!({ "given": keys.len() }),
-        SharedKeys::Made => json!("made at start"),
+        SharedKeys::Configured(keys) => json!({ "given": keys.len() }),
+        SharedKeys::Generated => json!("made at start"),
     }
 }
 
@@ -78,7 +78,7 @@ fn admin(admin: &Admin) -> Value {
     json!({
         "metrics": metrics,
         "socket": match socket {
-            AdminSocket::Usual => json!(true),
+            AdminSocket::Default => json!(true),
             AdminSocket::At(path) => json!(path.display().to_string()),
             AdminSocket::Off => json!(false),
         },
@@ -149,7 +149,7 @@ fn tls(tls: &TlsConfig) -> Value {
     } = tls;
     json!({
         "certificates": match certificates {
-            CertificateSource::Given(chains) => json!(chains.iter().map(certificate).collect::<Vec<_>>()),
+            CertificateSource::Configured(chains) => json!(chains.iter().map(certificate).collect::<Vec<_>>()),
             CertificateSource::Acme(settings) => acme(settings),
         },
         "unknown_sni": match unknown_sni {
@@ -236,7 +236,7 @@ mod tests {
     fn json_has_all_settings_but_no_secrets() {
         let text = "listeners.a.bind = \"[::1]:0\"\npools.b.backends = [\"a:1\", \"b:1\"]\n";
         let mut config = check::text(text, Path::new("m.toml")).unwrap();
-        config.cookie_keys = SharedKeys::Given(vec![b"a secret key".to_vec()]);
+        config.cookie_keys = SharedKeys::Configured(vec![b"a secret key".to_vec()]);
         let address = "127.0.0.1:1".parse().unwrap();
         let token = "a secret token".to_owned();
         config.admin.remote = Some(AdminRemote { address, token });

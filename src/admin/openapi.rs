@@ -164,7 +164,7 @@ fn enumerations_match_their_schemas() {
     assert_enumeration("ChangedThing", &[Listener, Route, Pool, Backend, Setting]);
     use ChangeKind::{Added, Changed, Kept, Removed};
     assert_enumeration("ChangeKind", &[Added, Removed, Changed, Kept]);
-    let tls = TlsConfig::new(CertificateSource::Given(Vec::new()));
+    let tls = TlsConfig::new(CertificateSource::Configured(Vec::new()));
     let protocols = [
         ListenerProtocol::Http,
         ListenerProtocol::Https(tls.clone()),
@@ -179,7 +179,7 @@ fn enumerations_match_their_schemas() {
 
 fn drain() -> DrainState {
     let (seconds_left, seconds_to_closes) = (Some(300.0), None);
-    DrainState { since: 1.5, seconds_left, seconds_to_closes, sockets_left: 3, sessions_left: 4 }
+    DrainState { since: 1.5, seconds_left, seconds_to_closes, tunnels_left: 3, sessions_left: 4 }
 }
 
 fn backend() -> BackendState {
@@ -197,7 +197,7 @@ fn backend() -> BackendState {
         since: 1.0,
         reason: Some("refused".to_owned()),
         last_failure: Some(CheckFailureInfo { at: 1.5, reason: "refused".to_owned() }),
-        goes_on_as: Some("other/blue".to_owned()),
+        continues_as: Some("other/blue".to_owned()),
         drain: Some(drain()),
     }
 }
@@ -247,10 +247,10 @@ fn states_match_their_schemas() {
     assert_schema("Pools", &Pools { pools: vec![pool()] });
     assert_schema("PoolState", &pool());
     assert_schema("BackendState", &backend());
-    let (reason, last_failure, goes_on_as) = (None, None, None);
+    let (reason, last_failure, continues_as) = (None, None, None);
     assert_schema(
         "BackendState",
-        &BackendState { reason, last_failure, goes_on_as, drain: None, ..backend() },
+        &BackendState { reason, last_failure, continues_as, drain: None, ..backend() },
     );
     assert_schema("CheckFailure", &CheckFailureInfo { at: 1.5, reason: "refused".to_owned() });
     assert_schema("DrainState", &drain());

@@ -29,12 +29,12 @@ pub(super) enum Problem {
     /// Invalid path, query or body; the text says why.
     Invalid(String),
     /// The query or command failed.
-    CommandError(CommandError),
+    Command(CommandError),
 }
 
 impl From<CommandError> for Problem {
     fn from(error: CommandError) -> Self {
-        Self::CommandError(error)
+        Self::Command(error)
     }
 }
 
@@ -42,19 +42,17 @@ impl Problem {
     fn status(&self) -> StatusCode {
         match self {
             Self::Unauthorized { .. } => StatusCode::UNAUTHORIZED,
-            Self::NoPath | Self::CommandError(CommandError::NotFound(_)) => StatusCode::NOT_FOUND,
+            Self::NoPath | Self::Command(CommandError::NotFound(_)) => StatusCode::NOT_FOUND,
             Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::MediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::TooLong(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
-            Self::Invalid(_) | Self::CommandError(CommandError::Invalid(_)) => {
-                StatusCode::BAD_REQUEST
-            }
-            Self::CommandError(CommandError::Conflict(_)) => StatusCode::CONFLICT,
+            Self::Invalid(_) | Self::Command(CommandError::Invalid(_)) => StatusCode::BAD_REQUEST,
+            Self::Command(CommandError::Conflict(_)) => StatusCode::CONFLICT,
             // A valid request that cannot be executed, for example because the file is invalid or
             // the new binary crashes.
-            Self::CommandError(CommandError::Failed(_)) => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::CommandError(CommandError::ShuttingDown) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Command(CommandError::Failed(_)) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Command(CommandError::ShuttingDown) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -73,7 +71,7 @@ impl Problem {
             Self::TooLong(limit) => format!("the body is longer than {limit} bytes"),
             Self::TooSlow => "the body did not arrive in time".to_owned(),
             Self::Invalid(reason) => reason.clone(),
-            Self::CommandError(error) => error.to_string(),
+            Self::Command(error) => error.to_string(),
         }
     }
 

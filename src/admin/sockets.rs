@@ -204,7 +204,7 @@ fn bind_unix(
     let path = match place {
         AdminSocket::Off => return Ok(None),
         AdminSocket::At(path) => Some(path.clone()),
-        AdminSocket::Usual => inherited.admin_path().map(Path::to_owned),
+        AdminSocket::Default => inherited.admin_path().map(Path::to_owned),
     };
     if let Some(path) = &path
         && let Some(socket) = take_inherited(path, inherited)?

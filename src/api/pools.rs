@@ -53,7 +53,7 @@ pub struct BackendState {
     pub last_failure: Option<CheckFailureInfo>,
     /// For a removed backend whose sessions continue: the configured backend with the same address, as
     /// `pool/backend`.
-    pub goes_on_as: Option<String>,
+    pub continues_as: Option<String>,
     /// Progress of the drain, if the backend drains.
     pub drain: Option<DrainState>,
 }

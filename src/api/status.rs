@@ -58,7 +58,7 @@ pub struct DrainState {
     /// Seconds until the drain begins to close tunnels; 0 once it has begun.
     pub seconds_to_closes: Option<f64>,
     /// Open tunnels.
-    pub sockets_left: u64,
+    pub tunnels_left: u64,
     /// Live sessions, including those with a tunnel.
     pub sessions_left: u64,
 }

@@ -209,7 +209,7 @@ fn notes(backend: &BackendState) -> Vec<String> {
         let ago = show::seconds(ago);
         parts.push(format!("up for {since}; last failed check {ago} ago: {}", failure.reason));
     }
-    if let Some(other) = &backend.goes_on_as {
+    if let Some(other) = &backend.continues_as {
         parts.push(format!("sessions continue as {other}"));
     }
     if let Some(drain) = &backend.drain {
@@ -238,7 +238,7 @@ mod tests {
             since: 0.0,
             reason: None,
             last_failure: None,
-            goes_on_as: None,
+            continues_as: None,
             drain: None,
         }
     }
@@ -264,12 +264,12 @@ mod tests {
     fn notes_of_a_removed_backend_name_where_its_sessions_continue() {
         let removed = BackendState {
             state: BackendCondition::Leaving,
-            goes_on_as: Some("green/blue".to_owned()),
+            continues_as: Some("green/blue".to_owned()),
             drain: Some(DrainState {
                 since: 0.0,
                 seconds_left: None,
                 seconds_to_closes: None,
-                sockets_left: 2,
+                tunnels_left: 2,
                 sessions_left: 2,
             }),
             ..backend()

@@ -71,8 +71,8 @@ impl Args {
             writeln!(io::stderr(), "warning: {message}\n --> {at}\n  = help: {help}\n")?;
         }
         let result = match (warnings.len(), self.strict) {
-            (0, _) => "is good",
-            (_, false) => "is good, with warnings",
+            (0, _) => "is valid",
+            (_, false) => "is valid, with warnings",
             (_, true) => "has warnings",
         };
         writeln!(io::stdout(), "{file} {result}: {}", summary(&config, warnings.len()))?;

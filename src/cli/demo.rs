@@ -187,7 +187,7 @@ fn with_real_ports(args: &Args) -> Result<Args, DemoError> {
 
 /// Creates the demo's configuration; `args` must have real ports.
 fn config(args: &Args, certificate: Certificate, nodes: &[(&str, SocketAddr)]) -> Config {
-    let tls = TlsConfig::new(CertificateSource::Given(vec![certificate]));
+    let tls = TlsConfig::new(CertificateSource::Configured(vec![certificate]));
     let chat = ListenerConfig::new("chat", vec![args.listen_tls], ListenerProtocol::Https(tls));
     let mut redirect = ListenerConfig::new("redirect", vec![args.listen], ListenerProtocol::Http);
     let port = Some(args.listen_tls.port()).filter(|&port| port != 443);

@@ -66,7 +66,7 @@ fn config(args: &Args) -> anyhow::Result<Config> {
         listeners.push(ListenerConfig::new("http", plain, ListenerProtocol::Http));
     }
     if !args.listen_tls.is_empty() {
-        let tls = TlsConfig::new(CertificateSource::Given(vec![certificate(args)?]));
+        let tls = TlsConfig::new(CertificateSource::Configured(vec![certificate(args)?]));
         listeners.push(ListenerConfig::new(
             "https",
             args.listen_tls.clone(),

@@ -61,7 +61,7 @@ fn remote(table: &TomlTable<'_>, claims: &mut AddressClaims) -> Option<AdminRemo
 /// Reads the path of the socket, or whether there is a socket.
 fn socket(value: &TomlValue<'_>) -> Option<AdminSocket> {
     if let Some(on) = value.switch() {
-        return Some(if on { AdminSocket::Usual } else { AdminSocket::Off });
+        return Some(if on { AdminSocket::Default } else { AdminSocket::Off });
     }
     if !value.node.get_ref().is_str() {
         value.is_not("false or a path such as \"moorline.sock\"");

@@ -144,11 +144,11 @@ fn config(top: &TomlTable<'_>) -> Config {
         cookie_keys: top
             .value("cookie_key")
             .and_then(|value| secrets::cookie_keys(&value))
-            .unwrap_or(SharedKeys::Made),
+            .unwrap_or(SharedKeys::Generated),
         ticket_keys: top
             .value("ticket_keys")
             .and_then(|value| secrets::ticket_keys(&value))
-            .unwrap_or(SharedKeys::Made),
+            .unwrap_or(SharedKeys::Generated),
         trusted_proxies,
         forwarded: top
             .value("forwarded")

@@ -157,7 +157,7 @@ fn protocol(kind: Option<ProtocolKind>, table: &TomlTable<'_>) -> ListenerProtoc
         table.file().missing(table.at(), wrong);
     }
     let certificates = certificates.and_then(|value| tls::certificates(&value));
-    let mut tls = TlsConfig::new(certificates.unwrap_or(CertificateSource::Given(Vec::new())));
+    let mut tls = TlsConfig::new(certificates.unwrap_or(CertificateSource::Configured(Vec::new())));
     if let Some(value) = table.value("tls").filter(|_| terminates) {
         tls::settings(&value, &mut tls, kind == Some(ProtocolKind::Https));
     }

@@ -137,7 +137,7 @@ fn keys(text: &str, kind: &str) -> Result<SharedKeys, InvalidValue> {
     if keys.is_empty() {
         return Err(advised(InvalidValue::new(format!("there is no {kind} key in this file"))));
     }
-    Ok(SharedKeys::Given(keys))
+    Ok(SharedKeys::Configured(keys))
 }
 
 /// Hex or base64 of enough bytes, or the text itself if it is long enough.
@@ -165,8 +165,8 @@ mod tests {
 
     fn given(text: &str) -> Vec<Vec<u8>> {
         match keys(text, "cookie").unwrap() {
-            SharedKeys::Given(keys) => keys,
-            SharedKeys::Made => panic!("no key was given"),
+            SharedKeys::Configured(keys) => keys,
+            SharedKeys::Generated => panic!("no key was given"),
         }
     }
 

@@ -22,7 +22,7 @@ pub(super) fn certificates(value: &TomlValue<'_>) -> Option<CertificateSource> {
     if value.node.get_ref().is_table() {
         let table = value.table(&schema::CERTIFICATE, wanted)?;
         let Some(terms) = table.value("acme") else {
-            return Some(CertificateSource::Given(vec![certs::certificate(&table)?]));
+            return Some(CertificateSource::Configured(vec![certs::certificate(&table)?]));
         };
         table.refuse(&["cert", "key", "ocsp"], |key| {
             InvalidValue::new(format!("`{key}` is not used together with `acme`"))
@@ -46,7 +46,7 @@ pub(super) fn certificates(value: &TomlValue<'_>) -> Option<CertificateSource> {
         element.checked(is_served(&certificate, &chains));
         chains.push(certificate);
     }
-    Some(CertificateSource::Given(chains))
+    Some(CertificateSource::Configured(chains))
 }
 
 /// Reads an element of an array of certificates.

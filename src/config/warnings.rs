@@ -96,7 +96,7 @@ impl WarningCollector<'_> {
 
 fn given(listener: &ListenerConfig) -> &[Certificate] {
     match listener.protocol.tls().map(|tls| &tls.certificates) {
-        Some(CertificateSource::Given(certificates)) => certificates,
+        Some(CertificateSource::Configured(certificates)) => certificates,
         _ => &[],
     }
 }

@@ -1,5 +1,5 @@
 //! Runs operators' commands in the control task. A command plans and applies another
-//! [`Overlay`](super::Overlay), or changes nothing and returns an error.
+//! [`Overlay`], or changes nothing and returns an error.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -131,7 +131,7 @@ impl ControlTask {
         self.apply_overlay(overlay).await?;
         // A node drains as a whole: removed backends with its address drain too.
         let removed = self.backends.iter().filter(|backend| {
-            let other = self.drains.goes_on_as(backend.serial());
+            let other = self.drains.continues_as(backend.serial());
             !self.is_empty(backend) && other.is_some_and(|other| overlay::covers(&target, other))
         });
         let mut states = self.states(&target);
@@ -169,7 +169,7 @@ impl ControlTask {
     pub(super) async fn apply_drains(&mut self) {
         for backend in &self.backends {
             if !has(&self.config, backend) {
-                if let Some(other) = self.drains.goes_on_as(backend.serial()) {
+                if let Some(other) = self.drains.continues_as(backend.serial()) {
                     let requested = self.overlay.drain_covering(other);
                     let terms = requested.and_then(|requested| requested.terms);
                     self.drains.drain_with_replica(backend, &self.proxy, terms);
@@ -192,7 +192,9 @@ impl ControlTask {
 
     async fn run_reload(&mut self, request: ReloadRequest) -> Result<Plan, CommandError> {
         let plan = self.reload(ReloadCause::Command, request.max_disconnects).await;
-        self.acme.retry();
+        if self.file.is_some() {
+            self.acme.retry();
+        }
         Ok(plan?)
     }
 

@@ -58,7 +58,7 @@ struct RunningDrain {
     end: DrainEnd,
     config: Option<DrainConfig>,
     /// The backend with the same address in the configuration. While there is one, nothing is closed.
-    goes_on_as: Option<BackendTarget>,
+    continues_as: Option<BackendTarget>,
     schedule: DrainSchedule,
     task: JoinHandle<()>,
 }
@@ -115,7 +115,7 @@ impl Drains {
             end,
         };
         let task = tokio::spawn(task.run());
-        let running = RunningDrain { end, config, goes_on_as: None, schedule, task };
+        let running = RunningDrain { end, config, continues_as: None, schedule, task };
         self.running.insert(backend.serial(), running);
     }
 
@@ -191,7 +191,7 @@ impl DrainSchedule {
             since: self.since,
             seconds_left: self.times.map(|times| seconds(times.deadline)),
             seconds_to_closes: self.times.map(|times| seconds(times.deadline - times.spread)),
-            sockets_left: left.tunnels,
+            tunnels_left: left.tunnels,
             sessions_left: left.sessions,
         }
     }

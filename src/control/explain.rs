@@ -274,7 +274,7 @@ fn describe_engine(
 fn gone(evicted: bool, explanation: &mut Explanation) {
     let why = match evicted {
         true => "The session is known here and was closed by a drain or by an operator",
-        false => "The session is known here, and its backend is gone",
+        false => "The session is known here, and its backend was removed",
     };
     let sentence = format!("{why}: the answer has code 1, so that the client opens a new session.");
     answers(explanation, 400, &sentence);
@@ -368,6 +368,6 @@ fn condition(backend: &Backend) -> &'static str {
         Lifecycle::Serving if !backend.is_up() => "which is down; the request is sent to it anyway",
         Lifecycle::Serving => "which serves",
         Lifecycle::Draining => "which drains and keeps it",
-        Lifecycle::Evicted => "which is gone",
+        Lifecycle::Evicted => "which was removed",
     }
 }

@@ -40,6 +40,9 @@ use crate::{
 /// How often this process sends its state to the new one.
 const STATE_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How long a shutdown waits for the end of a new process whose start it cancels.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Name of the value with the overlay: discovered backends and operators' changes.
 const OVERLAY: &str = "overlay";
 
@@ -105,8 +108,9 @@ impl HandoffState {
     pub(super) async fn cancel(&mut self) {
         if let Some((task, answer)) = self.in_progress.take() {
             task.abort();
-            // Dropping the task kills the new process. The end of this process would not wait for that.
-            let _ = task.await;
+            // Dropping the task kills the new process; the end of this process would not wait for that. A start
+            // of the program that hangs must not delay the shutdown.
+            let _ = timeout(CANCEL_TIMEOUT, task).await;
             let _ = answer.send(Err(CommandError::ShuttingDown));
         }
     }
@@ -295,7 +299,7 @@ impl ControlTask {
                 successor.keep();
                 let pid = successor.pid();
                 tracing::info!(pid, "the new process serves; this one is shutting down");
-                self.listeners.part();
+                self.listeners.close_after_response();
                 self.acme.stop();
                 self.proxy.not_ready.store(true, Ordering::Release);
                 if let Some(admin_sockets) = &self.handoff.admin_sockets {
@@ -385,7 +389,7 @@ impl ControlTask {
             let own = shutdown.state(&proxy).map(|state| Predecessor {
                 pid: std::process::id(),
                 // The new process has the polling sessions.
-                drain: DrainState { sessions_left: state.sockets_left, ..state },
+                drain: DrainState { sessions_left: state.tunnels_left, ..state },
             });
             PredecessorState {
                 processes: own.into_iter().chain(predecessors.list()).collect(),

@@ -21,8 +21,8 @@ impl ControlTask {
                 continue;
             }
             let Some(drain) = self.drain_config(backend) else { continue };
-            let goes_on_as = plan::backend_at(backend.address(), config);
-            removed += usize::from(self.drains.leave(backend, &self.proxy, drain, goes_on_as));
+            let continues_as = plan::backend_at(backend.address(), config);
+            removed += usize::from(self.drains.leave(backend, &self.proxy, drain, continues_as));
         }
         removed
     }

@@ -161,12 +161,12 @@ impl Listeners {
 
     /// Stops accepting on all sockets, because another process accepts on them. Connections end at the next
     /// point that clients do not notice.
-    pub(super) fn part(&mut self) {
+    pub(super) fn close_after_response(&mut self) {
         for (_, mut open) in self.open.drain() {
             open.stop();
         }
         for (_, (trigger, _)) in self.shutdowns.drain() {
-            trigger.part();
+            trigger.close_after_response();
             self.closing.push(trigger);
         }
     }

@@ -41,7 +41,7 @@ impl fmt::Display for LimitExceeded {
         let plural = if *sessions == 1 { "" } else { "s" };
         write!(
             f,
-            "refused: the reload would disconnect {sessions} session{plural} ({tunnels} with a tunnel), \
+            "rejected: the reload would disconnect {sessions} session{plural} ({tunnels} with a tunnel), \
              and at most {max} may be disconnected"
         )
     }
@@ -96,7 +96,7 @@ impl ControlTask {
     /// Backends that were removed from the configuration and whose sessions continue.
     fn retained_backends(&self) -> Vec<RetainedBackend> {
         let retained = self.backends.iter().filter_map(|backend| {
-            self.drains.goes_on_as(backend.serial())?;
+            self.drains.continues_as(backend.serial())?;
             Some(RetainedBackend {
                 pool: backend.pool().to_owned(),
                 backend: config::BackendConfig {

@@ -62,14 +62,14 @@ fn listener_snapshot(
     });
     let certificates = match (&issued, listener.protocol.tls().map(|tls| &tls.certificates)) {
         (Some(issued), _) => snapshot::ListenerCertificates::Issued(Arc::clone(issued)),
-        (None, Some(config::CertificateSource::Given(given))) => {
-            snapshot::ListenerCertificates::Given(given.clone())
+        (None, Some(config::CertificateSource::Configured(given))) => {
+            snapshot::ListenerCertificates::Configured(given.clone())
         }
-        (None, _) => snapshot::ListenerCertificates::Given(Vec::new()),
+        (None, _) => snapshot::ListenerCertificates::Configured(Vec::new()),
     };
     let terminator = |tls: &config::TlsConfig| {
         let resolver = match &certificates {
-            snapshot::ListenerCertificates::Given(given) => {
+            snapshot::ListenerCertificates::Configured(given) => {
                 Arc::new(tls::CertificateResolver::new(given))
             }
             snapshot::ListenerCertificates::Issued(issued) => Arc::clone(issued.resolver()),

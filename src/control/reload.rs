@@ -141,7 +141,7 @@ impl ControlTask {
             Err(error) => {
                 let error = error.to_string();
                 tracing::error!(
-                    "reload refused; the running configuration is unchanged: {}",
+                    "reload rejected; the running configuration is unchanged: {}",
                     error.trim_end()
                 );
             }

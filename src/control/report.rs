@@ -157,7 +157,7 @@ impl ControlTask {
                 at: unix(failure.at),
                 reason: failure.reason.to_string(),
             }),
-            goes_on_as: self.drains.goes_on_as(backend.serial()).map(BackendTarget::to_string),
+            continues_as: self.drains.continues_as(backend.serial()).map(BackendTarget::to_string),
             drain,
         }
     }

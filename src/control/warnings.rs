@@ -35,7 +35,7 @@ pub(super) fn check_certificates(config: &Config, before: &Config) -> Result<(),
 
 fn given(listener: &ListenerConfig) -> &[Certificate] {
     match listener.protocol.tls().map(|tls| &tls.certificates) {
-        Some(CertificateSource::Given(certificates)) => certificates,
+        Some(CertificateSource::Configured(certificates)) => certificates,
         _ => &[],
     }
 }
@@ -68,7 +68,7 @@ pub(super) fn log(config: &Config, before: &Config) {
 /// nothing.
 fn signs_cookies_with_random_key(config: &Config) -> bool {
     let chooses = |pool: &PoolConfig| pool.source.is_some() || pool.backends.len() > 1;
-    config.cookie_keys == SharedKeys::Made
+    config.cookie_keys == SharedKeys::Generated
         && config.pools.iter().any(|pool| {
             let routed = config.routes.iter().any(|route| route.pool == pool.name);
             routed && pool.sticky.cookie.is_some() && chooses(pool)

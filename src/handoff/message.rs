@@ -67,7 +67,7 @@ pub(super) enum FromNew {
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Secrets {
     /// The key of the affinity cookie.
-    cookie: Option<MadeKeyRecord>,
+    cookie: Option<RandomKeyRecord>,
     /// The keys of TLS tickets, the current one first.
     tickets: Vec<TicketKey>,
 }
@@ -75,7 +75,7 @@ pub struct Secrets {
 impl Secrets {
     /// Returns the random keys of this process.
     pub fn of(cookies: &CookieKeys, tickets: &TicketKeys) -> Self {
-        Self { cookie: cookies.generated().map(MadeKeyRecord), tickets: tickets.export() }
+        Self { cookie: cookies.generated().map(RandomKeyRecord), tickets: tickets.export() }
     }
 
     /// The key of the affinity cookie, if it is random.
@@ -91,12 +91,12 @@ impl Secrets {
 
 /// A random key.
 #[derive(Clone, Copy, Deserialize, Serialize)]
-struct MadeKeyRecord(GeneratedKey);
+struct RandomKeyRecord(GeneratedKey);
 
-impl std::fmt::Debug for MadeKeyRecord {
+impl std::fmt::Debug for RandomKeyRecord {
     /// Does not show the key.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Made")
+        f.write_str("Generated")
     }
 }
 
@@ -284,9 +284,10 @@ mod tests {
 
     #[test]
     fn keys_are_sent_and_not_shown() {
-        let keys = CookieKeys::new(&config::SharedKeys::Made);
+        let keys = CookieKeys::new(&config::SharedKeys::Generated);
         let made = keys.generated().unwrap();
-        let secrets = Secrets::of(&keys, &TicketKeys::new(&config::SharedKeys::Made, &[]).unwrap());
+        let secrets =
+            Secrets::of(&keys, &TicketKeys::new(&config::SharedKeys::Generated, &[]).unwrap());
         let text = serde_json::to_string(&FromOld::Keys(secrets.clone())).unwrap();
         let FromOld::Keys(read) = serde_json::from_str(&text).unwrap() else { panic!("{text}") };
         assert_eq!(read.cookie(), Some(made));

@@ -107,12 +107,12 @@ impl RequestAttempt<'_> {
             AdmissionOutcome::Queued(turn) => {
                 self.proxy.metrics.admission_queued.inc();
                 match wait(&turn, backend, self.client_signal).await {
-                    TurnOutcome::Its => {}
-                    TurnOutcome::Elsewhere => {
+                    TurnOutcome::Reached => {}
+                    TurnOutcome::BackendUnavailable => {
                         plan.by = ChosenBy::Balance;
                         return Ok(false);
                     }
-                    TurnOutcome::Left => {
+                    TurnOutcome::ClientLeft => {
                         let left =
                             ProxyError::new(Side::Client, Phase::Select, FailureKind::Incomplete);
                         return Err(left);
@@ -132,11 +132,11 @@ impl RequestAttempt<'_> {
 /// Outcome of a wait for a turn.
 enum TurnOutcome {
     /// The turn has come.
-    Its,
+    Reached,
     /// The backend takes no new sessions any more.
-    Elsewhere,
+    BackendUnavailable,
     /// The client has left.
-    Left,
+    ClientLeft,
 }
 
 async fn wait(
@@ -150,13 +150,13 @@ async fn wait(
             () = tokio::time::sleep(left.min(LOOK)) => {}
             // A client may close its sending side and still want its response, but not before its
             // request has been sent.
-            () = end(client_signal) => return TurnOutcome::Left,
+            () = end(client_signal) => return TurnOutcome::ClientLeft,
         }
         if !backend.accepts_new() {
-            return TurnOutcome::Elsewhere;
+            return TurnOutcome::BackendUnavailable;
         }
         if left <= LOOK {
-            return TurnOutcome::Its;
+            return TurnOutcome::Reached;
         }
     }
 }

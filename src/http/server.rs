@@ -58,7 +58,7 @@ enum ConnectionEnd {
 }
 
 /// Serves a connection. Its end depends on the phase of the shutdown: after the next response
-/// (`Parting`), after the request in flight (`Graceful`), or at once (`Forced`). `refused` reports a
+/// (`Handoff`), after the request in flight (`Graceful`), or at once (`Forced`). `refused` reports a
 /// request that hyper rejects.
 pub async fn serve(
     proxy: Arc<SharedState>,
@@ -79,7 +79,7 @@ pub async fn serve(
                 let mut response = proxy.respond(&info, request, held).await;
                 // The client's next request goes to the process that accepts now. Closing an idle
                 // connection could cross a request.
-                if info.drain.phase() == ShutdownPhase::Parting
+                if info.drain.phase() == ShutdownPhase::Handoff
                     && response.status() != StatusCode::SWITCHING_PROTOCOLS
                 {
                     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

@@ -31,9 +31,9 @@ enum SessionFailure {
     /// The session has ended with its backend.
     Gone,
     /// The backend is unreachable and may still have the session.
-    Waits,
+    Retry,
     /// The request has failed.
-    Fails,
+    Failed,
 }
 
 impl SessionFailure {
@@ -50,8 +50,8 @@ impl SessionFailure {
                 Phase::Connect,
                 FailureKind::TimedOut | FailureKind::Io | FailureKind::Exhausted,
             )
-            | (_, Phase::Handshake, FailureKind::TimedOut) => Self::Waits,
-            _ => Self::Fails,
+            | (_, Phase::Handshake, FailureKind::TimedOut) => Self::Retry,
+            _ => Self::Failed,
         }
     }
 }
@@ -98,9 +98,9 @@ impl RequestAttempt<'_> {
                 return self.send_balanced(RetryPlan::any()).await;
             }
             let unsent = match (SessionFailure::of(&error), unsent) {
-                (SessionFailure::Waits, Some(unsent)) => unsent,
+                (SessionFailure::Retry, Some(unsent)) => unsent,
                 (SessionFailure::Gone, _) => return Err(self.ended(error)),
-                (SessionFailure::Waits | SessionFailure::Fails, _) => return Err(error),
+                (SessionFailure::Retry | SessionFailure::Failed, _) => return Err(error),
             };
             let silent = || backend.unresponsive_since().unwrap_or_else(Instant::now);
             let until = *until.get_or_insert_with(|| silent() + lifetime);

@@ -3,7 +3,7 @@
 //!
 //! (<https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt>)
 //!
-//! [`parse`] is a pure function over bytes. [`receive`] takes exactly one header off a client's socket, according
+//! [`parse()`] is a pure function over bytes. [`receive()`] takes exactly one header off a client's socket, according
 //! to the listener's settings. [`header`] builds the header for a backend. None of them looks at the bytes after
 //! the header.
 //!

@@ -127,10 +127,10 @@ impl TicketContext {
 impl RingState {
     fn new(keys: &SharedKeys, handed: &[TicketKey]) -> Result<Self, rustls::Error> {
         let (keys, given): (Vec<_>, _) = match keys {
-            SharedKeys::Given(secrets) => {
+            SharedKeys::Configured(secrets) => {
                 (secrets.iter().filter_map(|s| SealingKey::derive(s)).collect(), true)
             }
-            SharedKeys::Made => {
+            SharedKeys::Generated => {
                 (handed.iter().filter_map(SealingKey::adopt).take(2).collect(), false)
             }
         };
@@ -162,7 +162,7 @@ impl KeyRing {
     /// No randomness; the keys stay unchanged.
     pub(super) fn exchange(&self, keys: &SharedKeys) -> Result<(), rustls::Error> {
         let _rolling = self.rolling.lock().unwrap_or_else(PoisonError::into_inner);
-        if *keys != SharedKeys::Made || self.ring.load().given {
+        if *keys != SharedKeys::Generated || self.ring.load().given {
             self.ring.store(Arc::new(RingState::new(keys, &[])?));
         }
         Ok(())
@@ -276,8 +276,8 @@ impl SealingKey {
     fn derive(secret: &[u8]) -> Option<Self> {
         let (mut name, mut sealing) = ([0; NAME], [0; SECRET]);
         let secret = hkdf::Salt::new(hkdf::HKDF_SHA256, PURPOSE).extract(secret);
-        secret.expand(&[b"name"], OutputLength(NAME)).ok()?.fill(&mut name).ok()?;
-        secret.expand(&[b"secret"], OutputLength(SECRET)).ok()?.fill(&mut sealing).ok()?;
+        secret.expand(&[b"name"], KeyLength(NAME)).ok()?.fill(&mut name).ok()?;
+        secret.expand(&[b"secret"], KeyLength(SECRET)).ok()?.fill(&mut sealing).ok()?;
         Self::of(name, sealing, Instant::now())
     }
 
@@ -317,9 +317,9 @@ impl SealingKey {
 }
 
 /// Length of a derived key, in bytes.
-struct OutputLength(usize);
+struct KeyLength(usize);
 
-impl hkdf::KeyType for OutputLength {
+impl hkdf::KeyType for KeyLength {
     fn len(&self) -> usize {
         self.0
     }

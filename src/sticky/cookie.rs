@@ -77,10 +77,10 @@ impl CookieKeys {
     pub fn adopt(keys: &SharedKeys, generated: Option<GeneratedKey>) -> Self {
         let key = |bytes: &[u8]| hmac::Key::new(hmac::HMAC_SHA256, bytes);
         match keys {
-            SharedKeys::Given(keys) => {
+            SharedKeys::Configured(keys) => {
                 Self { keys: keys.iter().map(|bytes| key(bytes)).collect(), generated: None }
             }
-            SharedKeys::Made => {
+            SharedKeys::Generated => {
                 let generated = generated.unwrap_or_else(|| {
                     let mut bytes = [0; 32];
                     rand::fill(&mut bytes).expect("the system's random source works");

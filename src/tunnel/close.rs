@@ -51,14 +51,14 @@ pub const QUIET_TIME: Duration = Duration::from_secs(1);
 pub(super) enum CloseState {
     /// No close.
     #[default]
-    No,
+    None,
     /// Waits for the next frame boundary.
-    Ordered(CloseReason),
+    Requested(CloseReason),
     /// Tunnel without frames: ends at its next pause.
     Quiet(CloseReason),
     /// A peer sent Close or FIN first: the peers finish by themselves within the time that a client
     /// may take to answer.
-    Theirs(CloseReason),
+    PeerClosing(CloseReason),
     /// The proxy's Close is being written.
     Sending(CloseReason, BackendEnd),
     /// The proxy's Close has been written; waits for the client's.
@@ -79,19 +79,19 @@ impl CloseState {
     /// Whether the timer is a fixed deadline, which no traffic moves.
     pub(super) fn has_deadline(self) -> bool {
         match self {
-            Self::No | Self::Quiet(_) => false,
-            Self::Ordered(reason) | Self::Sending(reason, _) => !reason.has_drain_deadline(),
-            Self::Theirs(_) | Self::Sent(..) => true,
+            Self::None | Self::Quiet(_) => false,
+            Self::Requested(reason) | Self::Sending(reason, _) => !reason.has_drain_deadline(),
+            Self::PeerClosing(_) | Self::Sent(..) => true,
         }
     }
 
     /// Termination of a tunnel whose timer has expired.
     pub(super) fn timed_out(self) -> Termination {
         match self {
-            Self::No | Self::Ordered(CloseReason::Drained) => Termination::Idle,
-            Self::Ordered(reason)
+            Self::None | Self::Requested(CloseReason::Drained) => Termination::Idle,
+            Self::Requested(reason)
             | Self::Quiet(reason)
-            | Self::Theirs(reason)
+            | Self::PeerClosing(reason)
             | Self::Sending(reason, _)
             | Self::Sent(reason, _) => reason.termination(),
         }
@@ -106,11 +106,11 @@ impl<A: ByteStream, B: ByteStream, G: TunnelObserver> Tunnel<A, B, G> {
                 self.part(cx);
                 return Poll::Ready(reason.unwrap_or(CloseReason::Drained).termination());
             }
-            Some(TunnelCommand::Close(reason)) if self.closing == CloseState::No => {
+            Some(TunnelCommand::Close(reason)) if self.closing == CloseState::None => {
                 if !self.ticket.is_framed() {
                     return self.close_at_pause(cx, reason);
                 }
-                self.closing = CloseState::Ordered(reason);
+                self.closing = CloseState::Requested(reason);
                 self.down.stops = true;
                 if self.closing.has_deadline() {
                     self.pause = Some(IdleTimer::new(CLOSE_TIMEOUT));
@@ -143,14 +143,14 @@ impl<A: ByteStream, B: ByteStream, G: TunnelObserver> Tunnel<A, B, G> {
     /// that no more bytes of the backend may pass.
     pub(super) fn begin_close(&mut self) -> bool {
         let reason = match self.closing {
-            CloseState::No | CloseState::Quiet(_) | CloseState::Theirs(_) => return false,
+            CloseState::None | CloseState::Quiet(_) | CloseState::PeerClosing(_) => return false,
             CloseState::Sending(..) | CloseState::Sent(..) => return true,
-            CloseState::Ordered(reason) => reason,
+            CloseState::Requested(reason) => reason,
         };
         let closed = self.up.frames.is_closed() || self.down.frames.is_closed();
         if closed || !self.down.is_open() {
             self.down.stops = false;
-            self.closing = CloseState::Theirs(reason);
+            self.closing = CloseState::PeerClosing(reason);
             self.pause = Some(IdleTimer::new(ANSWER_TIMEOUT));
             return false;
         }

@@ -88,7 +88,7 @@ where
             up: Direction::starting_with(client.early, frames, !options.framed),
             down: Direction::starting_with(backend.early, frames, !options.framed),
             first_fin: None,
-            closing: CloseState::No,
+            closing: CloseState::None,
             pause: options.idle.map(IdleTimer::new),
             half_closed: u32::try_from(options.half_closed.as_millis()).unwrap_or(u32::MAX),
             ticket,
@@ -172,8 +172,8 @@ where
             (CopyState::Open { .. }, _) => Some(Side::Backend),
             _ => Some(Side::Client),
         };
-        if self.closing != CloseState::No
-            && self.closing != CloseState::Ordered(CloseReason::Drained)
+        if self.closing != CloseState::None
+            && self.closing != CloseState::Requested(CloseReason::Drained)
         {
             return;
         }

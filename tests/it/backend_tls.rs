@@ -277,7 +277,7 @@ async fn every_probe_uses_tls() {
         proxy.wait_for_metric("the backend is up", &up, |up| up == 1.0).await;
     }
     let lines = proxy.stderr();
-    assert!(!lines.iter().any(|line| line.contains("Down")), "{lines:#?}");
+    assert!(!lines.iter().any(|line| line.contains("backend is down")), "{lines:#?}");
     assert_eq!(engine.handshake(0).await.sni.as_deref(), Some("node.test"));
     drop((engine, socket, node, sockets));
     proxy.finish().await;

@@ -31,7 +31,7 @@ fn assert_warns(folder: &Path, text: &str, line: usize, words: &[&str]) {
     assert_eq!(shown.matches("warning: ").count(), 1, "{text}\n{shown}");
     assert!(shown.contains(&format!(" --> {}:{line}\n  = help: ", file.display())), "{shown}");
     assert!(
-        verdict.contains("is good, with warnings") && verdict.contains("1 warning"),
+        verdict.contains("is valid, with warnings") && verdict.contains("1 warning"),
         "{verdict}"
     );
     for word in words {

@@ -100,7 +100,7 @@ fn check_reports_the_contents_of_a_file_and_its_warnings() {
     let verdict = String::from_utf8_lossy(&output.stdout);
     assert_eq!(
         verdict.split_inclusive("2 backends, ").next().unwrap(),
-        "tests/config/good/design.toml is good, with warnings: 2 listeners, 1 route, 1 pool, 2 backends, "
+        "tests/config/good/design.toml is valid, with warnings: 2 listeners, 1 route, 1 pool, 2 backends, "
     );
     let warnings = String::from_utf8_lossy(&output.stderr);
     assert!(
@@ -269,7 +269,7 @@ fn included_files_are_one_configuration() {
     assert_eq!(web.bind, ["127.0.0.1:8080".parse().unwrap()]);
     assert_eq!(web.connections_per_address, NonZeroU32::new(100));
     // Relative paths start at the folder of the file that contains them.
-    assert!(matches!(config.cookie_keys, SharedKeys::Given(_)));
+    assert!(matches!(config.cookie_keys, SharedKeys::Configured(_)));
     let place = config.places.at("pools.app.timeouts.connect");
     assert!(place.ends_with("good/conf.d/20-chat.toml:12"), "{place}");
     let folder = env::current_dir().unwrap().join("tests/config/good");

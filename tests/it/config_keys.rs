@@ -49,8 +49,8 @@ fn every_key_reaches_its_field() {
     assert_eq!(config.access_log, AccessLogConfig::Stdout);
     assert_eq!(config.redact, ["ticket", "!sort_key"]);
     let text = b"a key of the tests, worth nothing at all".to_vec();
-    assert!(config.cookie_keys == SharedKeys::Given(vec![text.clone()]));
-    assert!(config.ticket_keys == SharedKeys::Given(vec![text]));
+    assert!(config.cookie_keys == SharedKeys::Configured(vec![text.clone()]));
+    assert!(config.ticket_keys == SharedKeys::Configured(vec![text]));
     assert_eq!((config.sessions.max, config.sessions.max_sid_bytes), (500_000, 1024));
 
     let [plain, secure, ..] = &config.listeners[..] else { panic!("{:?}", config.listeners) };
@@ -65,7 +65,7 @@ fn every_key_reaches_its_field() {
     assert_eq!(secure.connections_per_address, None);
     assert_eq!(secure.handshake_timeout, Duration::from_secs(5));
     let Some(tls) = secure.protocol.tls() else { panic!("{secure:?}") };
-    let CertificateSource::Given(certificates) = &tls.certificates else { panic!("{tls:?}") };
+    let CertificateSource::Configured(certificates) = &tls.certificates else { panic!("{tls:?}") };
     assert_eq!(certificates[0].names, ["localhost", "*.example.test"]);
     assert_eq!(certificates[1].names, ["other.test"]);
 
@@ -106,7 +106,7 @@ fn every_key_of_tls_reaches_its_field() {
         listener.protocol.tls().unwrap()
     };
     let (secure, classic) = (tls("secure"), tls("classic"));
-    let CertificateSource::Given(chains) = &secure.certificates else { panic!("{secure:?}") };
+    let CertificateSource::Configured(chains) = &secure.certificates else { panic!("{secure:?}") };
     assert_eq!(
         chains.iter().map(|c| c.key.ocsp.is_some()).collect::<Vec<_>>(),
         [false, false, true]

@@ -95,7 +95,7 @@ async fn drain_lasts_while_an_old_process_has_a_tunnel() {
     let drained = proxy.command(&["drain", &name, "--json"]).await.json();
     assert_eq!(drained["backends"][0]["state"], "draining", "{drained}");
     let state = wait_for_tunnels(&proxy, &backend, 1).await;
-    assert_eq!((&state["state"], &state["drain"]["sockets_left"]), (&"draining".into(), &1.into()));
+    assert_eq!((&state["state"], &state["drain"]["tunnels_left"]), (&"draining".into(), &1.into()));
     client.send(ALIVE).await;
     far.wait_for_rest(ALIVE).await;
     client.finish().await;

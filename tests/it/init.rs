@@ -36,7 +36,7 @@ async fn each_starting_configuration_passes_the_check_and_starts() {
         let output = init(&folder, words).await.done();
         assert!(output.starts_with("wrote moorline.toml\n"), "{words:?}: {output}");
         let checked = command(&folder, &["check", "--strict", "moorline.toml"], "", &[]).await;
-        assert!(checked.done().contains(" is good: "), "{words:?}");
+        assert!(checked.done().contains(" is valid: "), "{words:?}");
         let text = fs::read_to_string(folder.join("moorline.toml")).unwrap();
         let stdout = init(&folder, &[words, &["-"]].concat()).await.done();
         assert_eq!(stdout, text, "{words:?}");

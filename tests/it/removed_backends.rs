@@ -116,7 +116,7 @@ async fn remove_backend_then_address(
     let at = names(&all).iter().position(|known| *known == pool).unwrap_or_else(|| panic!("{all}"));
     let backends = all["pools"][at]["backends"].as_array().unwrap();
     let left = backends.iter().find(|known| known["name"] == name).unwrap();
-    assert_eq!((&left["state"], &left["goes_on_as"]), (&"leaving".into(), &to.into()), "{left}");
+    assert_eq!((&left["state"], &left["continues_as"]), (&"leaving".into(), &to.into()), "{left}");
     assert_eq!((&left["tunnels"], &left["drain"]["seconds_left"]), (&3.into(), &Value::Null));
     let listed = proxy.command(&["backends"]).await.done();
     assert!(listed.contains(&format!("sessions continue as {to}")), "{listed}");

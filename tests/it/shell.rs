@@ -130,7 +130,7 @@ async fn check_reads_standard_input() {
     fs::write(folder.path().join("list"), "127.0.0.1:1\n").unwrap();
     let output = command(folder.path(), &["check", "-"], good, &[]).await.done();
     assert!(
-        output.starts_with("<stdin> is good: 1 listener, 1 route, 1 pool, 1 backend"),
+        output.starts_with("<stdin> is valid: 1 listener, 1 route, 1 pool, 1 backend"),
         "{output}"
     );
     let bad = format!("{good}nothing = 1\n");

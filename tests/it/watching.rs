@@ -283,7 +283,7 @@ async fn a_file_of_a_rejected_configuration_is_watched() {
     proxy.rewrite(|settings| {
         drop_ref(settings.pool("backends", "{ file = \"later/backends.txt\" }"));
     });
-    proxy.wait_for_stderr("a refusal", |line| line.contains("reload refused")).await;
+    proxy.wait_for_stderr("a refusal", |line| line.contains("reload rejected")).await;
     fs::create_dir(list.parent().unwrap()).unwrap();
     fs::write(list, format!("{}\n", new.address)).unwrap();
     answers(&proxy, "new").await;

@@ -170,6 +170,6 @@ for (const [index, { page, heading, block }] of examples().entries()) {
     assert.deepEqual({ code, signal }, { code: 0, signal: null }, proxy.output);
     assert.doesNotMatch(proxy.output, /panicked|ERROR/, proxy.output);
     // A name can also have an IPv6 address, on which the servers do not listen.
-    if (!text.includes('dns = ')) assert.doesNotMatch(proxy.output, /health changed/, proxy.output);
+    if (!text.includes('dns = ')) assert.doesNotMatch(proxy.output, /backend is down/, proxy.output);
   });
 }

@@ -66,11 +66,12 @@ fn two_orders_for_one_name_do_not_disturb_each_other() {
 #[tokio::test]
 async fn only_a_client_that_offers_acme_tls_alone_gets_the_challenge() {
     let normal_certificate = tls::self_signed(&["a.test".to_owned()]).unwrap();
-    let terms =
-        config::TlsConfig::new(config::CertificateSource::Given(vec![normal_certificate.clone()]));
+    let terms = config::TlsConfig::new(config::CertificateSource::Configured(vec![
+        normal_certificate.clone(),
+    ]));
     let resolver =
         Arc::new(tls::CertificateResolver::new(std::slice::from_ref(&normal_certificate)));
-    let keys = tls::TicketKeys::new(&config::SharedKeys::Made, &[]).unwrap();
+    let keys = tls::TicketKeys::new(&config::SharedKeys::Generated, &[]).unwrap();
     let normal = tls::Terminator::new(&terms, &["http/1.1"], resolver, &keys).unwrap();
     let challenges = Arc::new(Challenges::default());
     let _posted = challenges.post_tls("a.test", &[7; 32]).unwrap();

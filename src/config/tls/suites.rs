@@ -23,7 +23,9 @@ pub(super) fn suites_fit(tls: &TlsConfig) -> Result<(), InvalidValue> {
         return Err(InvalidValue::new(message).help("add \"TLS_AES_128_GCM_SHA256\""));
     }
     let keys = match &tls.certificates {
-        CertificateSource::Given(given) => given.iter().map(|c| c.key.key.algorithm()).collect(),
+        CertificateSource::Configured(given) => {
+            given.iter().map(|c| c.key.key.algorithm()).collect()
+        }
         CertificateSource::Acme(_) => vec![SignatureAlgorithm::ECDSA],
     };
     let fits =
@@ -131,7 +133,7 @@ mod tests {
         let other = Certificate::from_files(&file("other.pem"), &file("other.key")).unwrap();
         let with = |suites: &[CipherSuite], min_version, certificates: &[&Certificate]| {
             let given = certificates.iter().copied().cloned().collect();
-            let tls = TlsConfig::new(CertificateSource::Given(given));
+            let tls = TlsConfig::new(CertificateSource::Configured(given));
             TlsConfig { cipher_suites: suites.to_vec(), min_version, ..tls }
         };
         let fit = |suites: &[CipherSuite], oldest, certificates: &[&Certificate]| {

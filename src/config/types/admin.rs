@@ -18,7 +18,7 @@ pub struct Admin {
 pub enum AdminSocket {
     /// `moorline.sock` in the runtime folder of the unit or the user, unless another process has it.
     #[default]
-    Usual,
+    Default,
     /// At this path.
     At(PathBuf),
     /// Disabled.

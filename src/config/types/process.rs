@@ -77,17 +77,17 @@ pub enum AccessLogConfig {
 #[derive(Clone, PartialEq, Eq)]
 pub enum SharedKeys {
     /// From a file or the environment: at least one, each at least 32 bytes.
-    Given(Vec<Vec<u8>>),
-    /// Made at start: lost on restart and not shared with other proxies.
-    Made,
+    Configured(Vec<Vec<u8>>),
+    /// Generated at start: lost on restart and not shared with other proxies.
+    Generated,
 }
 
 impl fmt::Debug for SharedKeys {
     /// Shows the number of keys, never the keys.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Given(keys) => write!(f, "Given({} keys)", keys.len()),
-            Self::Made => f.write_str("Made"),
+            Self::Configured(keys) => write!(f, "Configured({} keys)", keys.len()),
+            Self::Generated => f.write_str("Generated"),
         }
     }
 }

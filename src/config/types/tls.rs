@@ -32,7 +32,7 @@ pub struct TlsConfig {
 #[derive(Clone, Debug, PartialEq)]
 pub enum CertificateSource {
     /// Files, at least one. Clients that send no or an unknown server name get the first certificate.
-    Given(Vec<Certificate>),
+    Configured(Vec<Certificate>),
     /// An ACME server (RFC 8555). Certificates are ordered and renewed while the process runs.
     Acme(Acme),
 }

@@ -7,27 +7,27 @@ use crate::{api::BackendTarget, config::DrainConfig, shared::SharedState, upstre
 
 impl Drains {
     /// Drains a backend that has left the configuration; returns whether the drain begins now. While another
-    /// backend of the configuration has the same address (`goes_on_as`), nothing is closed; the deadline of
+    /// backend of the configuration has the same address (`continues_as`), nothing is closed; the deadline of
     /// `config` counts from the time when that backend has left too.
     pub(in crate::control) fn leave(
         &mut self,
         backend: &Arc<Backend>,
         proxy: &Arc<SharedState>,
         config: DrainConfig,
-        goes_on_as: Option<BackendTarget>,
+        continues_as: Option<BackendTarget>,
     ) -> bool {
         let serial = backend.serial();
         let running =
             self.running.get_mut(&serial).filter(|running| running.end == DrainEnd::Remove);
         let begins = running.is_none();
         if let Some(running) = running {
-            let previous = std::mem::replace(&mut running.goes_on_as, goes_on_as.clone());
-            if previous.is_some() == goes_on_as.is_some() {
+            let previous = std::mem::replace(&mut running.continues_as, continues_as.clone());
+            if previous.is_some() == continues_as.is_some() {
                 return false;
             }
         }
         let (pool, name) = (backend.pool(), backend.name());
-        match &goes_on_as {
+        match &continues_as {
             Some(other) => {
                 tracing::info!(pool, backend = name, %other, "backend left the configuration; its sessions stay, because `other` has its address");
             }
@@ -37,9 +37,9 @@ impl Drains {
             }
             None => {}
         }
-        self.start(backend, proxy, goes_on_as.is_none().then_some(config), DrainEnd::Remove);
+        self.start(backend, proxy, continues_as.is_none().then_some(config), DrainEnd::Remove);
         if let Some(running) = self.running.get_mut(&serial) {
-            running.goes_on_as = goes_on_as;
+            running.continues_as = continues_as;
         }
         begins
     }
@@ -53,15 +53,15 @@ impl Drains {
         proxy: &Arc<SharedState>,
         config: Option<DrainConfig>,
     ) {
-        let goes_on_as = self.goes_on_as(backend.serial()).cloned();
+        let continues_as = self.continues_as(backend.serial()).cloned();
         self.start(backend, proxy, config, DrainEnd::Remove);
         if let Some(running) = self.running.get_mut(&backend.serial()) {
-            running.goes_on_as = goes_on_as;
+            running.continues_as = continues_as;
         }
     }
 
     /// Returns the backend of the configuration that has the address of a removed backend.
-    pub(in crate::control) fn goes_on_as(&self, serial: u64) -> Option<&BackendTarget> {
-        self.running.get(&serial)?.goes_on_as.as_ref()
+    pub(in crate::control) fn continues_as(&self, serial: u64) -> Option<&BackendTarget> {
+        self.running.get(&serial)?.continues_as.as_ref()
     }
 }

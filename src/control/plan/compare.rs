@@ -298,9 +298,9 @@ fn end_of_retained(retained: &RetainedBackend, next: &Config) -> Option<Change> 
 
 fn continues_as(other: &BackendTarget, held: HeldCount) -> String {
     match held.sessions {
-        0 => format!("goes on as {other}"),
-        1 => format!("goes on as {other}, with 1 session"),
-        sessions => format!("goes on as {other}, with {sessions} sessions"),
+        0 => format!("sessions continue as {other}"),
+        1 => format!("sessions continue as {other}: 1 session"),
+        sessions => format!("sessions continue as {other}: {sessions} sessions"),
     }
 }
 

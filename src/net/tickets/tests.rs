@@ -7,11 +7,11 @@ use super::*;
 const NOWHERE: TicketContext = TicketContext(None);
 
 fn made() -> KeyRing {
-    KeyRing::new(&SharedKeys::Made, &[]).unwrap()
+    KeyRing::new(&SharedKeys::Generated, &[]).unwrap()
 }
 
 fn given(names: &[u8]) -> SharedKeys {
-    SharedKeys::Given(names.iter().map(|name| vec![*name; 32]).collect())
+    SharedKeys::Configured(names.iter().map(|name| vec![*name; 32]).collect())
 }
 
 fn seal(keys: &KeyRing, state: &[u8]) -> Vec<u8> {
@@ -34,7 +34,7 @@ fn ticket_opens_with_the_key_that_sealed_it() {
     assert_ne!(seal(&ours, b"state"), ticket);
     let keys = serde_json::to_string(&ours.export()).unwrap();
     let keys: Vec<TicketKey> = serde_json::from_str(&keys).unwrap();
-    let successor = KeyRing::new(&SharedKeys::Made, &keys).unwrap();
+    let successor = KeyRing::new(&SharedKeys::Generated, &keys).unwrap();
     assert_eq!(open(&successor, &ticket).unwrap(), b"state");
     assert_eq!(open(&ours, &seal(&successor, b"later")).unwrap(), b"later");
     assert_eq!(open(&made(), &ticket), None);
@@ -77,16 +77,16 @@ fn configured_keys_agree_between_processes_and_rotate_on_exchange() {
     assert_eq!(open(&keys, &first), None);
     assert_eq!(open(&keys, &second).unwrap(), b"second");
 
-    keys.exchange(&SharedKeys::Made).unwrap();
+    keys.exchange(&SharedKeys::Generated).unwrap();
     assert_eq!(open(&keys, &second), None);
     let own = seal(&keys, b"own");
-    keys.exchange(&SharedKeys::Made).unwrap();
+    keys.exchange(&SharedKeys::Generated).unwrap();
     assert_eq!(open(&keys, &own).unwrap(), b"own", "generated keys stay");
 }
 
 #[test]
 fn tickets_expire_by_date_and_clocks_may_differ() {
-    for terms in [SharedKeys::Made, given(&[1])] {
+    for terms in [SharedKeys::Generated, given(&[1])] {
         let keys = KeyRing::new(&terms, &[]).unwrap();
         let now = TicketTime::now();
         let ticket = keys.seal(b"state", NOWHERE, now).unwrap();
@@ -114,7 +114,7 @@ fn generated_keys_rotate_and_stay_accepted_for_a_while() {
     assert_eq!(open(&first, last), None);
     assert_eq!(open(&second, last).unwrap(), b"second");
     // A successor process accepts both.
-    let successor = KeyRing::new(&SharedKeys::Made, &keys.export()).unwrap();
+    let successor = KeyRing::new(&SharedKeys::Generated, &keys.export()).unwrap();
     assert_eq!(successor.open(&first, NOWHERE, start).unwrap(), b"first");
     assert_eq!(successor.open(&second, NOWHERE, start).unwrap(), b"second");
 }

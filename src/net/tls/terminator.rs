@@ -30,7 +30,7 @@ pub const UNRECOGNIZED_NAME: &[u8] = &[21, 3, 3, 0, 2, 2, 112];
 #[derive(Debug)]
 pub enum TerminatorError {
     /// rustls does not accept the settings.
-    FailedHandshake(rustls::Error),
+    Settings(rustls::Error),
     /// The key log cannot be written; the text names the file.
     KeyLog(io::Error),
 }
@@ -38,7 +38,7 @@ pub enum TerminatorError {
 impl fmt::Display for TerminatorError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::FailedHandshake(error) => error.fmt(f),
+            Self::Settings(error) => error.fmt(f),
             Self::KeyLog(error) => error.fmt(f),
         }
     }
@@ -47,7 +47,7 @@ impl fmt::Display for TerminatorError {
 impl Error for TerminatorError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            Self::FailedHandshake(error) => Some(error),
+            Self::Settings(error) => Some(error),
             Self::KeyLog(error) => Some(error),
         }
     }
@@ -55,7 +55,7 @@ impl Error for TerminatorError {
 
 impl From<rustls::Error> for TerminatorError {
     fn from(error: rustls::Error) -> Self {
-        Self::FailedHandshake(error)
+        Self::Settings(error)
     }
 }
 
@@ -63,7 +63,7 @@ impl From<rustls::Error> for TerminatorError {
 #[derive(Debug)]
 pub struct FailedHandshake {
     /// The socket's error, or [`io::ErrorKind::InvalidData`] around a [`rustls::Error`] if the client does not use TLS,
-    /// is not allowed, or shares no parameters with the listener. [`kind`](super::kind) classifies all of them.
+    /// is not allowed, or shares no parameters with the listener. [`kind`](super::kind()) classifies all of them.
     pub error: io::Error,
     /// The socket and an alert still to be sent, if the client can be informed. rustls may already have sent one.
     /// Read pending input before closing, or the close discards the alert: in TLS 1.3 a request may arrive with

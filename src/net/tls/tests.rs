@@ -65,11 +65,11 @@ async fn connect(
 }
 
 fn keys() -> TicketKeys {
-    TicketKeys::new(&SharedKeys::Made, &[]).unwrap()
+    TicketKeys::new(&SharedKeys::Generated, &[]).unwrap()
 }
 
 fn terminator(certificates: &[Certificate], keys: &TicketKeys) -> Terminator {
-    let tls = config::TlsConfig::new(config::CertificateSource::Given(certificates.to_vec()));
+    let tls = config::TlsConfig::new(config::CertificateSource::Configured(certificates.to_vec()));
     let resolver = Arc::new(CertificateResolver::new(certificates));
     Terminator::new(&tls, &["http/1.1"], resolver, keys).unwrap()
 }
@@ -101,7 +101,7 @@ async fn sessions_resume_after_reload_and_upgrade_but_not_with_other_keys() {
         let keys = keys();
         let client = Arc::new(client_config(&[&certificates[0]], &[version]));
         let mut resumed = Vec::new();
-        let next = TicketKeys::new(&SharedKeys::Made, &keys.export()).unwrap();
+        let next = TicketKeys::new(&SharedKeys::Generated, &keys.export()).unwrap();
         for keys in [&keys, &keys, &next, &super::tests::keys()] {
             let server = terminator(&certificates, keys);
             let (ours, theirs) = connect(&server, &client, "chat.test").await;

@@ -107,7 +107,7 @@ pub(super) fn register_backends(
     let ramp = Family::<Labels<2>, Gauge<f64, AtomicU64>>::default();
     registry.register(
         metric::BACKEND_RAMP,
-        "Fraction of the backend's weight in force during slow start",
+        "Fraction of the backend's weight that is used during slow start",
         ramp.clone(),
     );
     let in_use = levels(registry, metric::BACKEND_CONNECTIONS, "Connections in use");

@@ -8,7 +8,7 @@ const OLD: [u8; 32] = [1; 32];
 const NEW: [u8; 32] = [2; 32];
 
 fn keys(keys: &[[u8; 32]]) -> CookieKeys {
-    CookieKeys::new(&SharedKeys::Given(keys.iter().map(|key| key.to_vec()).collect()))
+    CookieKeys::new(&SharedKeys::Configured(keys.iter().map(|key| key.to_vec()).collect()))
 }
 
 fn ids(keys: &CookieKeys, pool: &str, names: &[&str]) -> CookieIds {
@@ -57,7 +57,7 @@ fn values_differ_by_pool_key_and_name() {
         ids(&keys(&[NEW]), "game", &["blue"]),
         ids(&keys(&[NEW]), "cha", &["tblue"]),
         ids(&keys(&[OLD]), "chat", &["blue"]),
-        ids(&CookieKeys::new(&SharedKeys::Made), "chat", &["blue"]),
+        ids(&CookieKeys::new(&SharedKeys::Generated), "chat", &["blue"]),
     ] {
         assert_eq!(other.find(chat.value(0)), None);
     }
@@ -74,14 +74,14 @@ fn rotated_key_is_accepted_and_reported() {
 
 #[test]
 fn generated_keys_differ_and_are_kept_by_a_clone() {
-    let generated = CookieKeys::new(&SharedKeys::Made);
+    let generated = CookieKeys::new(&SharedKeys::Generated);
     let value = ids(&generated, "chat", &["blue"]);
     assert!(ids(&generated.clone(), "chat", &["blue"]).find(value.value(0)).is_some());
-    let next = CookieKeys::adopt(&SharedKeys::Made, generated.generated());
+    let next = CookieKeys::adopt(&SharedKeys::Generated, generated.generated());
     assert!(ids(&next, "chat", &["blue"]).find(value.value(0)).is_some());
-    let given = SharedKeys::Given(vec![NEW.to_vec()]);
+    let given = SharedKeys::Configured(vec![NEW.to_vec()]);
     assert_eq!(CookieKeys::adopt(&given, generated.generated()).generated(), None);
-    let other = ids(&CookieKeys::new(&SharedKeys::Made), "chat", &["blue"]);
+    let other = ids(&CookieKeys::new(&SharedKeys::Generated), "chat", &["blue"]);
     assert_eq!(other.find(value.value(0)), None);
     assert_eq!(format!("{generated:?}"), "CookieKeys(1)");
 }

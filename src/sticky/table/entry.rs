@@ -48,7 +48,7 @@ const SHORT: usize = 22;
 /// How a session counts on its backend: at most once, whatever happens to its entry.
 enum SessionCount {
     /// Does not count: its last tunnel ended and it has not been used since.
-    Not,
+    Uncounted,
     /// Counted by its entry.
     ByEntry(SessionGuard),
     /// Counted by its open tunnels, for as long as they exist, with or without the entry.
@@ -104,7 +104,7 @@ impl SessionEntry {
     /// Marks the session as closed: it no longer counts unless it is used again. Returns the hold that counted it, to
     /// be dropped outside of any lock.
     pub(super) fn close(&mut self) -> Option<SessionGuard> {
-        match mem::replace(&mut self.count, SessionCount::Not) {
+        match mem::replace(&mut self.count, SessionCount::Uncounted) {
             SessionCount::ByEntry(hold) => Some(hold),
             other => {
                 self.count = other;
@@ -166,7 +166,7 @@ impl SessionEntry {
     pub(super) fn evict(&mut self) -> Option<SessionGuard> {
         match mem::replace(&mut self.count, SessionCount::Evicted) {
             SessionCount::ByEntry(hold) => Some(hold),
-            SessionCount::Not | SessionCount::ByTunnels(_) | SessionCount::Evicted => None,
+            SessionCount::Uncounted | SessionCount::ByTunnels(_) | SessionCount::Evicted => None,
         }
     }
 
@@ -186,8 +186,8 @@ impl SessionEntry {
     /// Transfers counting to a tunnel, together with other open tunnels.
     pub(super) fn hold(&mut self, now: u64) -> Arc<SessionGuard> {
         self.extend(now);
-        let counted = match mem::replace(&mut self.count, SessionCount::Not) {
-            SessionCount::Not | SessionCount::Evicted => None,
+        let counted = match mem::replace(&mut self.count, SessionCount::Uncounted) {
+            SessionCount::Uncounted | SessionCount::Evicted => None,
             SessionCount::ByEntry(hold) => Some(Arc::new(hold)),
             SessionCount::ByTunnels(open) => open.upgrade(),
         };
@@ -203,7 +203,7 @@ impl SessionEntry {
 
     /// Continues uncounted after the last tunnel ended.
     pub(super) fn release(&mut self, now: u64) {
-        self.count = SessionCount::Not;
+        self.count = SessionCount::Uncounted;
         self.extend(now);
     }
 

@@ -249,7 +249,7 @@ impl Proxy {
             let stderr = self.stderr()[from..].join("\n");
             let missing = needles.iter().find(|needle| !stderr.contains(**needle));
             match missing {
-                None if stderr.contains("reload refused") => return stderr,
+                None if stderr.contains("reload rejected") => return stderr,
                 _ if tokio::time::Instant::now() < deadline => {}
                 _ => panic!("never refused with {missing:?}: {stderr}"),
             }

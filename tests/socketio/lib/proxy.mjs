@@ -71,7 +71,7 @@ class Proxy {
 
   /** Calls `cause`, which starts a reload, and waits for the result in the log. */
   async reloaded(cause) {
-    const outcomes = () => this.child.output.match(/reloaded|reload refused/g)?.length ?? 0;
+    const outcomes = () => this.child.output.match(/reloaded|reload rejected/g)?.length ?? 0;
     const before = outcomes();
     await cause();
     await until(() => `a reload:\n${this.child.output}`, () => outcomes() > before);

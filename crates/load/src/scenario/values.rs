@@ -30,9 +30,9 @@ pub(crate) enum ValueError {
     /// A duration of more than 400 days.
     LongDuration(String),
     /// Not a size.
-    SizeArg(String),
+    Size(String),
     /// Not a rate.
-    RateArg(String),
+    Rate(String),
     /// A rate of less than one in 11 days.
     LowRate(String),
     /// Not an event of a chaos run.
@@ -56,8 +56,8 @@ impl fmt::Display for ValueError {
             Self::LongDuration(text) => {
                 write!(f, "invalid duration {text}: the maximum is 400 days")
             }
-            Self::SizeArg(text) => write!(f, "invalid size {text}: write it as 64, 4KiB or 1MiB"),
-            Self::RateArg(text) => write!(f, "invalid rate {text}: write it as 50 or 0.5/s"),
+            Self::Size(text) => write!(f, "invalid size {text}: write it as 64, 4KiB or 1MiB"),
+            Self::Rate(text) => write!(f, "invalid rate {text}: write it as 50 or 0.5/s"),
             Self::LowRate(text) => {
                 write!(f, "invalid rate {text}: the minimum is one in 11 days")
             }
@@ -95,7 +95,7 @@ impl FromStr for SizeArg {
     type Err = ValueError;
 
     fn from_str(typed: &str) -> Result<Self, ValueError> {
-        let wrong = || ValueError::SizeArg(typed.to_owned());
+        let wrong = || ValueError::Size(typed.to_owned());
         let typed = typed.trim();
         let digits = typed.trim_end_matches(|c: char| !c.is_ascii_digit());
         let number: usize = digits.parse().map_err(|_| wrong())?;
@@ -118,7 +118,7 @@ impl FromStr for RateArg {
         match number.parse::<f64>() {
             Ok(rate) if rate.is_finite() && rate >= SLOWEST => Ok(Self(rate)),
             Ok(rate) if rate > 0.0 && rate < SLOWEST => Err(ValueError::LowRate(typed.to_owned())),
-            _ => Err(ValueError::RateArg(typed.to_owned())),
+            _ => Err(ValueError::Rate(typed.to_owned())),
         }
     }
 }

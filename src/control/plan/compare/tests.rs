@@ -51,7 +51,7 @@ fn a_renamed_backend_disconnects_no_session() {
     next.pools[0].backends[0].name = "blue".to_owned();
     let plan = compare(&now, &next);
     assert_eq!((plan.empty, plan.disconnected_sessions, plan.by), (false, 0, None));
-    assert_eq!(plan.changes[0].detail, "goes on as chat/blue, with 5 sessions");
+    assert_eq!(plan.changes[0].detail, "sessions continue as chat/blue: 5 sessions");
 }
 
 #[test]
