@@ -179,7 +179,7 @@ fn enumerations_match_their_schemas() {
 
 fn drain() -> DrainState {
     let (seconds_left, seconds_to_closes) = (Some(300.0), None);
-    DrainState { since: 1.5, seconds_left, seconds_to_closes, tunnels_left: 3, sessions_left: 4 }
+    DrainState { since: 1.5, seconds_left, seconds_to_closes, sockets_left: 3, sessions_left: 4 }
 }
 
 fn backend() -> BackendState {

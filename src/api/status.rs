@@ -57,8 +57,8 @@ pub struct DrainState {
     pub seconds_left: Option<f64>,
     /// Seconds until the drain begins to close tunnels; 0 once it has begun.
     pub seconds_to_closes: Option<f64>,
-    /// Open tunnels.
-    pub tunnels_left: u64,
+    /// Open tunnels. The name is part of the protocol between the processes of an upgrade.
+    pub sockets_left: u64,
     /// Live sessions, including those with a tunnel.
     pub sessions_left: u64,
 }

@@ -269,7 +269,7 @@ mod tests {
                 since: 0.0,
                 seconds_left: None,
                 seconds_to_closes: None,
-                tunnels_left: 2,
+                sockets_left: 2,
                 sessions_left: 2,
             }),
             ..backend()

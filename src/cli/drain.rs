@@ -155,7 +155,7 @@ fn combined(a: DrainState, b: DrainState) -> DrainState {
         since: a.since.min(b.since),
         seconds_left: a.seconds_left.zip(b.seconds_left).map(|(a, b)| a.max(b)),
         seconds_to_closes: a.seconds_to_closes.zip(b.seconds_to_closes).map(|(a, b)| a.min(b)),
-        tunnels_left: a.tunnels_left + b.tunnels_left,
+        sockets_left: a.sockets_left + b.sockets_left,
         sessions_left: a.sessions_left + b.sessions_left,
     }
 }
@@ -178,7 +178,7 @@ impl Progress {
         if self.silent {
             return;
         }
-        let counts = (left.tunnels_left, left.sessions_left);
+        let counts = (left.sockets_left, left.sessions_left);
         let mut err = io::stderr().lock();
         if self.terminal {
             let _ = write!(err, "\r\x1b[K{}", show::drain(left));
@@ -224,7 +224,7 @@ mod tests {
             since: 0.0,
             seconds_left: Some(left as f64),
             seconds_to_closes: None,
-            tunnels_left: left,
+            sockets_left: left,
             sessions_left: left,
         });
         BackendState {
@@ -255,7 +255,7 @@ mod tests {
             backend("c", Drained, Some(0)),
         ];
         let sum = remaining(&two).unwrap().unwrap();
-        assert_eq!((sum.tunnels_left, sum.seconds_left), (7, Some(4.0)));
+        assert_eq!((sum.sockets_left, sum.seconds_left), (7, Some(4.0)));
         assert_eq!(remaining(&two[2..]).unwrap(), None);
     }
 

@@ -116,7 +116,7 @@ pub(super) fn sessions(sessions: u64, tunnels: u64) -> String {
 
 /// Formats the progress of a drain.
 pub(super) fn drain(state: &DrainState) -> String {
-    let (tunnels, left) = (state.tunnels_left, state.sessions_left);
+    let (tunnels, left) = (state.sockets_left, state.sessions_left);
     if tunnels == 0 && left == 0 {
         return "empty".to_owned();
     }
@@ -181,7 +181,7 @@ mod tests {
             since: 0.0,
             seconds_left: Some(300.0),
             seconds_to_closes: Some(150.0),
-            tunnels_left: 1,
+            sockets_left: 1,
             sessions_left: 2,
         };
         let left = "2 sessions (1 tunnel, 1 polling) left";
@@ -190,7 +190,7 @@ mod tests {
         assert_eq!(drain(&state), format!("{left}, deadline in 5m"));
         let state = DrainState { seconds_left: None, ..state };
         assert_eq!(drain(&state), format!("{left}, no deadline"));
-        let state = DrainState { tunnels_left: 0, sessions_left: 0, ..state };
+        let state = DrainState { sockets_left: 0, sessions_left: 0, ..state };
         assert_eq!(drain(&state), "empty");
     }
 }

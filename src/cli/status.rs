@@ -60,7 +60,7 @@ fn text(status: &Status) -> String {
     }
     for predecessor in &status.predecessors {
         let left = show::drain(&predecessor.drain);
-        let _ = writeln!(text, "predecessor process {} drains: {left}", predecessor.pid);
+        let _ = writeln!(text, "predecessor process {} shuts down: {left}", predecessor.pid);
     }
     match status.reload.as_ref().map(|reload| (ago(reload.at), &reload.error)) {
         None => text.push_str("last reload: none yet\n"),

@@ -18,8 +18,8 @@ const REPLY_TIMEOUT: Duration = Duration::from_secs(300);
 /// Arguments of `upgrade`.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
-The new process takes over the listening sockets and the known sessions. The old process drains as soon \
-as the new process serves. If the new process fails, the old one continues to serve. SIGUSR2 also starts \
+The new process takes over the listening sockets and the known sessions. The old process shuts down as \
+soon as the new process serves. If the new process fails, the old one continues to serve. SIGUSR2 also starts \
 an upgrade.
 
 Examples:
@@ -59,7 +59,7 @@ impl Args {
             .request_within::<Upgraded>(REPLY_TIMEOUT, Method::POST, "/v1/upgrade", Some(&request))
             .await?;
         reply.print(&self.access, |new| {
-            format!("process {} serves; the old process drains", new.pid)
+            format!("process {} serves; the old process shuts down", new.pid)
         });
         Ok(ExitCode::SUCCESS)
     }

@@ -191,7 +191,7 @@ impl DrainSchedule {
             since: self.since,
             seconds_left: self.times.map(|times| seconds(times.deadline)),
             seconds_to_closes: self.times.map(|times| seconds(times.deadline - times.spread)),
-            tunnels_left: left.tunnels,
+            sockets_left: left.tunnels,
             sessions_left: left.sessions,
         }
     }

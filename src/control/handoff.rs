@@ -389,7 +389,7 @@ impl ControlTask {
             let own = shutdown.state(&proxy).map(|state| Predecessor {
                 pid: std::process::id(),
                 // The new process has the polling sessions.
-                drain: DrainState { sessions_left: state.tunnels_left, ..state },
+                drain: DrainState { sessions_left: state.sockets_left, ..state },
             });
             PredecessorState {
                 processes: own.into_iter().chain(predecessors.list()).collect(),

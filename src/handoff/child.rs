@@ -267,7 +267,7 @@ impl Takeover {
         // A process closes its files some time before it has ended.
         if timeout(EXIT_TIMEOUT, ended).await.is_err() {
             let text =
-                format!("process {} has cancelled this upgrade and goes on serving", self.pid);
+                format!("process {} has cancelled this upgrade and continues to serve", self.pid);
             return Err(io::Error::new(io::ErrorKind::ConnectionAborted, text));
         }
         Ok(())

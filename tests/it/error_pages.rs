@@ -1,11 +1,11 @@
 //! Replies that the proxy makes itself: the format by client, and pages from the configuration.
 
-use std::{fs, net::SocketAddr, path::Path};
+use std::{fs, net::SocketAddr, path::Path, sync::LazyLock};
 
 use serde_json::Value;
 
 use crate::support::{
-    Backend, Message, Proxy, Raw, message,
+    Backend, Message, Proxy, Raw, Refusing, message,
     proxy::{RELOADS_OK, Setup},
 };
 
@@ -15,9 +15,10 @@ const BROWSER: &str = "Accept: text/html,application/xhtml+xml,application/xml;q
 /// An Engine.IO polling handshake.
 const HANDSHAKE: &str = "/socket.io/?EIO=4&transport=polling";
 
-/// An address that refuses connections.
+/// An address that refuses connections, reserved for the whole test.
 fn refusing() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    static ADDRESS: LazyLock<Refusing> = LazyLock::new(Refusing::new);
+    ADDRESS.address()
 }
 
 /// A proxy whose only backend refuses connections.

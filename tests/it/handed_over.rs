@@ -95,7 +95,7 @@ async fn drain_lasts_while_an_old_process_has_a_tunnel() {
     let drained = proxy.command(&["drain", &name, "--json"]).await.json();
     assert_eq!(drained["backends"][0]["state"], "draining", "{drained}");
     let state = wait_for_tunnels(&proxy, &backend, 1).await;
-    assert_eq!((&state["state"], &state["drain"]["tunnels_left"]), (&"draining".into(), &1.into()));
+    assert_eq!((&state["state"], &state["drain"]["sockets_left"]), (&"draining".into(), &1.into()));
     client.send(ALIVE).await;
     far.wait_for_rest(ALIVE).await;
     client.finish().await;
@@ -250,14 +250,14 @@ async fn fault_122_new_process_ends_if_the_old_one_cancels_the_upgrade() {
     let old = OldProcess::start(backend.address).await;
     let (status, log) = old.close().await;
     assert_eq!(status.code(), Some(1), "{log}");
-    assert!(log.contains("has cancelled this upgrade and goes on serving"), "{log}");
+    assert!(log.contains("has cancelled this upgrade and continues to serve"), "{log}");
     // The same when the new process accepts already.
     let mut old = OldProcess::start(backend.address).await;
     old.send_message(r#""Transferred""#).await;
     assert_eq!(old.receive().await, r#""Ready""#);
     let (status, log) = old.close().await;
     assert_eq!(status.code(), Some(1), "{log}");
-    assert!(log.contains("has cancelled this upgrade and goes on serving"), "{log}");
+    assert!(log.contains("has cancelled this upgrade and continues to serve"), "{log}");
 }
 
 #[tokio::test]

@@ -2,12 +2,11 @@
 
 use std::{
     fs,
-    net::TcpListener,
     path::PathBuf,
     process::{Command, Output},
 };
 
-use crate::support::{Backend, Proxy, harness::harness, message, proxy::Setup};
+use crate::support::{Backend, Proxy, Refusing, harness::harness, message, proxy::Setup};
 
 /// Runs the harness with these arguments.
 async fn load(words: &[&str]) -> Output {
@@ -36,7 +35,8 @@ async fn server_without_socket_io() -> Backend {
 
 #[tokio::test]
 async fn target_without_a_listener_is_reported() {
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let refusing = Refusing::new();
+    let free = refusing.address();
     let url = format!("http://{free}");
     for client in ["polling-upgrade", "websocket", "ws", "http", "connect"] {
         let said = rejected(&["run", &url, "--client", client]).await;
@@ -194,7 +194,8 @@ async fn documented_scenario_file_is_valid() {
     let (_, rest) = page.split_once("# smoke.toml").unwrap();
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(&file, format!("#{}", rest.split("```").next().unwrap())).unwrap();
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let refusing = Refusing::new();
+    let free = refusing.address();
     let url = format!("http://{free}");
     let said = rejected(&["run", &url, "--file", file.path().to_str().unwrap()]).await;
     assert_eq!(
@@ -207,7 +208,8 @@ async fn documented_scenario_file_is_valid() {
 async fn rejected_run_leaves_no_report() {
     let folder = tempfile::tempdir().unwrap();
     let page = folder.path().join("report.html");
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let refusing = Refusing::new();
+    let free = refusing.address();
     rejected(&["run", &format!("http://{free}"), "--html", page.to_str().unwrap()]).await;
     assert!(!page.exists());
 }

@@ -107,7 +107,7 @@ async fn remove_backend_then_address(
     let mut tunnels = Tunnels::open(&proxy, node, 3).await;
     proxy.write(&second);
     let plan = proxy.command(&["plan"]).await.done();
-    assert!(plan.contains(&format!("goes on as {to}")), "{plan}");
+    assert!(plan.contains(&format!("sessions continue as {to}")), "{plan}");
     assert!(plan.ends_with("no session would be disconnected\n"), "{plan}");
     proxy.command(&["reload", "--max-disconnects", "0"]).await.done();
     tunnels.use_past_the_drain_deadline().await;

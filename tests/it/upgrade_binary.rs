@@ -88,7 +88,7 @@ async fn upgrade_command_reports_the_new_process_and_status_the_old_ones() {
         loop {
             let status = proxy.api().get("/v1/status").await;
             let list = status["predecessors"].as_array().unwrap();
-            if list.iter().any(|p| p["pid"] == first && p["drain"]["tunnels_left"] == 1) {
+            if list.iter().any(|p| p["pid"] == first && p["drain"]["sockets_left"] == 1) {
                 break;
             }
             assert!(std::time::Instant::now() < deadline, "{status}");

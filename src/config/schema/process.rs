@@ -200,7 +200,7 @@ pub(in crate::config) static UPGRADE: Section = Section {
             kind: DRAIN_TERMS,
             default: Value(r#""1h""#),
             example: r#"{ within = "2h", spread = "30m" }"#,
-            about: "How the old process drains the connections that cannot be handed over: a duration, or a table \
+            about: "How the old process closes the connections that cannot be handed over: a duration, or a table \
                     [`drain`](#drain).",
         },
         SchemaKey {

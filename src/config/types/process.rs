@@ -35,7 +35,7 @@ pub struct Reload {
 /// Handoff to a new binary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Upgrade {
-    /// How the old process drains the connections that cannot be handed over.
+    /// How the old process closes the connections that cannot be handed over.
     pub drain: DrainConfig,
     /// Time limit for the new process to become ready, from its start.
     pub ready: Duration,
