@@ -124,7 +124,7 @@ pub struct PassthroughConfig {
     pub sni: Vec<HostPattern>,
     /// ALPN protocols of which the client must offer one; empty: any offer.
     pub alpn: Vec<String>,
-    /// Name of a pool in [`Config::pools`](super::Config::pools).
+    /// Name of a pool in [`Config::pools`](crate::config::Config::pools).
     pub pool: String,
 }
 

@@ -11,7 +11,7 @@ pub struct RouteConfig {
     pub host: HostPattern,
     /// Path prefix, on segment boundaries; starts with `/`.
     pub path: String,
-    /// Name of a pool in [`Config::pools`](super::Config::pools).
+    /// Name of a pool in [`Config::pools`](crate::config::Config::pools).
     pub pool: String,
     /// Names of the listeners that use the route; empty: every listener.
     pub listeners: Vec<String>,
