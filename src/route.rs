@@ -7,5 +7,5 @@ mod by_listener;
 mod path;
 mod table;
 
-pub use by_listener::{RouteRule, Routes, Uncovered};
+pub use by_listener::{NoMatch, RouteRule, Routes};
 pub use table::HostTable;

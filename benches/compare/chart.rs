@@ -36,7 +36,7 @@ const MARGIN: usize = 16;
 const TITLE: usize = 52;
 const NOTE: usize = 34;
 
-/// Colours of text, lines and bars in both schemes, without anything from outside.
+/// Colors of text, lines and bars in both schemes, without anything from outside.
 const STYLE: &str = "\
 svg { font: 13px system-ui, 'Segoe UI', 'DejaVu Sans', sans-serif }
 .page { fill: #ffffff }

@@ -20,7 +20,7 @@ pub(super) fn admin(value: &TomlValue<'_>, claims: &mut AddressClaims) -> Option
         return Some(Admin { metrics: address(value, claims), ..Admin::default() });
     }
     if let Some(port) = value.typed_number() {
-        value.is_not_with("an address such as \"127.0.0.1:9090\"", || {
+        value.wrong_type_with_help("an address such as \"127.0.0.1:9090\"", || {
             Some(format!("write \"127.0.0.1:{port}\""))
         });
         return None;
@@ -64,7 +64,7 @@ fn socket(value: &TomlValue<'_>) -> Option<AdminSocket> {
         return Some(if on { AdminSocket::Default } else { AdminSocket::Off });
     }
     if !value.node.get_ref().is_str() {
-        value.is_not("false or a path such as \"moorline.sock\"");
+        value.wrong_type("false or a path such as \"moorline.sock\"");
         return None;
     }
     let typed = value.string()?;
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn the_admin_address_is_recognised_in_other_spellings() {
+    fn the_admin_address_is_recognized_in_other_spellings() {
         let at = |own: &str, address: &str| {
             Admin { metrics: own.parse().ok(), ..Admin::default() }.is_at(address.parse().unwrap())
         };

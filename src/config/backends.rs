@@ -188,7 +188,7 @@ fn one(value: &TomlValue<'_>) -> Option<BackendConfig> {
         _ => {
             let wanted =
                 "an address or a table such as `{ address = \"10.0.0.11:3000\", weight = 2 }`";
-            value.is_not_with(wanted, || {
+            value.wrong_type_with_help(wanted, || {
                 value.typed_number().map(|port| format!("write \"127.0.0.1:{port}\""))
             });
             None
@@ -253,7 +253,7 @@ fn listed(
     backends
 }
 
-/// Recognises a line of another proxy's configuration: `server ADDRESS;` or `server NAME ADDRESS check`.
+/// Recognizes a line of another proxy's configuration: `server ADDRESS;` or `server NAME ADDRESS check`.
 fn foreign_line(words: &[Word<'_>]) -> Option<InvalidValue> {
     let [keyword, rest @ ..] = words else { return None };
     let is_server = matches!(keyword.text, "server" | "backend" | "upstream" | "to");

@@ -26,7 +26,7 @@ fn terms(value: &TomlValue<'_>) -> Option<DrainConfig> {
             return value.duration(Default::default()).map(DrainConfig::within);
         }
         let wanted = "a duration such as \"5m\" or a table `{ within = \"5m\", spread = \"2m\" }`";
-        value.is_not_with(wanted, || {
+        value.wrong_type_with_help(wanted, || {
             value.as_duration().map(|text| format!("add a unit and quotes: \"{text}\""))
         });
         return None;
@@ -54,7 +54,7 @@ pub(super) fn on_down(value: &TomlValue<'_>) -> Option<Duration> {
         return value.choice(&[("keep", None), ("close", Some(ON_DOWN_SPREAD))]).flatten();
     }
     if !typed.is_table() {
-        value.is_not("\"keep\", \"close\" or a table `{ close = \"10s\" }`");
+        value.wrong_type("\"keep\", \"close\" or a table `{ close = \"10s\" }`");
         return None;
     }
     let table = value.table(&schema::ON_DOWN, "a table")?;

@@ -188,7 +188,7 @@ pub(super) fn error_pages(value: &TomlValue<'_>) -> Option<Arc<ErrorPages>> {
         return Some(Arc::new(ErrorPages { entries: vec![entry] }));
     }
     if !value.node.get_ref().is_table() {
-        value.is_not(
+        value.wrong_type(
             "the path of an HTML file or a table such as `{ 404 = \"404.html\", 5xx = \"down.html\" }`",
         );
         return None;

@@ -246,7 +246,7 @@ impl<'s> File<'s> {
                 let (index, local) = self.sources.locate(&found.at);
                 let ParsedFile { syntax, foreign, .. } = &parsed[index];
                 let text = self.sources.file_text(index);
-                !found.missing && foreign.is_none() && syntax.leaves_whole(text, &local)
+                !found.missing && foreign.is_none() && syntax.is_reliable(text, &local)
             });
         }
         for ParsedFile { syntax, foreign, base } in parsed {

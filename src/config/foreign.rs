@@ -1,4 +1,4 @@
-//! Recognises configurations of other programs and other formats than TOML by their first lines.
+//! Recognizes configurations of other programs and other formats than TOML by their first lines.
 //!
 //! Used only for a text that is not valid TOML: one fault that names the format helps more than a list
 //! of TOML errors.
@@ -42,7 +42,7 @@ pub(super) fn fault(source: &SourceText<'_>, errors: &[Error]) -> Option<Fault> 
         let line = line.trim();
         !line.is_empty() && !line.starts_with('#')
     })?;
-    let format = recognised(source.text())?;
+    let format = recognized(source.text())?;
     let start = at + (line.len() - line.trim_start().len());
     let wrong = InvalidValue::new(format!("this file is {}, not TOML", format.name())).help(
         "write it as TOML, for example `listeners.web.bind = \"0.0.0.0:8080\"` and \
@@ -51,7 +51,7 @@ pub(super) fn fault(source: &SourceText<'_>, errors: &[Error]) -> Option<Fault> 
     Some(source.fault(&(start..at + line.trim_end().len()), wrong))
 }
 
-fn recognised(text: &str) -> Option<Format> {
+fn recognized(text: &str) -> Option<Format> {
     let text = text.trim_start_matches('\u{feff}');
     let lines: Vec<&str> = text
         .lines()
@@ -103,10 +103,10 @@ fn recognised(text: &str) -> Option<Format> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Format, recognised};
+    use super::{Format, recognized};
 
     #[test]
-    fn formats_of_other_programs_are_recognised() {
+    fn formats_of_other_programs_are_recognized() {
         for (text, format) in [
             ("{\n  \"listeners\": {}\n}", Format::Json),
             ("{\"a\": 1}", Format::Json),
@@ -121,7 +121,7 @@ mod tests {
             ("example.com {\n  reverse_proxy 127.0.0.1:3000\n}\n", Format::Caddy),
             ("global\n  maxconn 100\nfrontend web\n  bind :80\n", Format::HaProxy),
         ] {
-            assert_eq!(recognised(text), Some(format), "{text}");
+            assert_eq!(recognized(text), Some(format), "{text}");
         }
     }
 
@@ -136,7 +136,7 @@ mod tests {
             "listeners.web.bind = {\n",
             "\0\0",
         ] {
-            assert_eq!(recognised(text), None, "{text}");
+            assert_eq!(recognized(text), None, "{text}");
         }
     }
 }

@@ -146,7 +146,7 @@ fn statuses(value: &TomlValue<'_>) -> Option<(u16, u16)> {
         return value.integer(200..=599).map(|status| (status, status));
     }
     if !value.node.get_ref().is_str() {
-        value.is_not("a status such as 200 or a range such as \"200-399\"");
+        value.wrong_type("a status such as 200 or a range such as \"200-399\"");
         return None;
     }
     value.parsed(status_range)

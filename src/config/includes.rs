@@ -48,7 +48,9 @@ pub(super) fn read<'t>(file: &'t File<'t>, main: &'t DeTable<'t>) -> Vec<Include
     match value.elements() {
         Some(elements) => elements.for_each(|element| reader.pattern(&element)),
         None if value.node.get_ref().is_str() => reader.pattern(&value),
-        None => value.is_not("a path, a pattern such as \"conf.d/*.toml\", or an array of these"),
+        None => {
+            value.wrong_type("a path, a pattern such as \"conf.d/*.toml\", or an array of these")
+        }
     }
     reader.included
 }

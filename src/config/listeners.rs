@@ -198,7 +198,7 @@ fn pool(
 
 fn passthrough(value: &TomlValue<'_>, references: &References<'_>) -> Vec<PassthroughConfig> {
     let Some(elements) = value.elements() else {
-        value.is_not("an array of tables `{ sni = \"…\", pool = \"…\" }`");
+        value.wrong_type("an array of tables `{ sni = \"…\", pool = \"…\" }`");
         return Vec::new();
     };
     let rules = elements.filter_map(|element| {
@@ -262,7 +262,7 @@ fn addresses(value: &TomlValue<'_>, claims: &mut AddressClaims) -> Vec<SocketAdd
     };
     let Some(elements) = value.elements() else {
         if !value.node.get_ref().is_str() {
-            value.is_not_with("an address or an array of addresses", || {
+            value.wrong_type_with_help("an address or an array of addresses", || {
                 value.typed_number().map(|port| format!("write \"0.0.0.0:{port}\""))
             });
             return Vec::new();

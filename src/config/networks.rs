@@ -52,7 +52,9 @@ fn one(value: &TomlValue<'_>, networks: &mut Vec<IpNet>) {
     } else if value.node.get_ref().is_str() {
         networks.extend(value.parsed(named).unwrap_or_default());
     } else {
-        value.is_not("an address, a network, \"private\" or a table `{ file = \"proxies.txt\" }`");
+        value.wrong_type(
+            "an address, a network, \"private\" or a table `{ file = \"proxies.txt\" }`",
+        );
     }
 }
 

@@ -20,10 +20,10 @@ pub fn normal(path: &str) -> Cow<'_, str> {
         before = byte;
         merged && is_plain(byte)
     });
-    if is_normal { Cow::Borrowed(path) } else { Cow::Owned(normalised(path.as_bytes())) }
+    if is_normal { Cow::Borrowed(path) } else { Cow::Owned(normalized(path.as_bytes())) }
 }
 
-fn normalised(mut rest: &[u8]) -> String {
+fn normalized(mut rest: &[u8]) -> String {
     let mut out = String::with_capacity(rest.len());
     while let [first, after @ ..] = rest {
         let (byte, escaped, after) = match rest {
@@ -56,7 +56,7 @@ pub fn second_reading(normal: &str) -> Option<String> {
     let decoded = normal.replace("%2F", "/");
     let bare = decoded.split('/').map(|segment| segment.split(';').next().unwrap_or(segment));
     let joined = bare.collect::<Vec<_>>().join("/");
-    Some(normalised(joined.as_bytes()))
+    Some(normalized(joined.as_bytes()))
 }
 
 /// Checks the path prefix of a rule: it has no query, and requests can match it.

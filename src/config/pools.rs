@@ -94,7 +94,7 @@ fn http_users(pool: &PoolConfig, routed: bool) -> Option<&'static str> {
 /// Reads paths, in the form of paths of routes.
 fn long_polls(value: &TomlValue<'_>) -> Vec<String> {
     let Some(elements) = value.elements() else {
-        value.is_not("an array of paths");
+        value.wrong_type("an array of paths");
         return Vec::new();
     };
     let prefix = |typed: &str| path::prefix(typed).map(|()| path::normal(typed).into_owned());

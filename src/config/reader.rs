@@ -28,7 +28,7 @@ impl<'t> TomlValue<'t> {
     pub(super) fn string(&self) -> Option<&'t str> {
         let string = self.node.get_ref().as_str();
         if string.is_none() {
-            self.is_not("a string");
+            self.wrong_type("a string");
         }
         string
     }
@@ -45,7 +45,7 @@ impl<'t> TomlValue<'t> {
     pub(super) fn strings<T>(&self, parse: impl Fn(&str) -> Result<T, InvalidValue>) -> Vec<T> {
         let Some(elements) = self.elements() else {
             if !self.node.get_ref().is_str() {
-                self.is_not("a string or an array of strings");
+                self.wrong_type("a string or an array of strings");
                 return Vec::new();
             }
             return self.parsed(parse).into_iter().collect();
@@ -72,7 +72,7 @@ impl<'t> TomlValue<'t> {
     pub(super) fn boolean(&self) -> Option<bool> {
         let boolean = self.switch();
         if boolean.is_none() {
-            self.is_not("true or false");
+            self.wrong_type("true or false");
         }
         boolean
     }
@@ -88,7 +88,7 @@ impl<'t> TomlValue<'t> {
             }
             (_, Some(text)) if text.trim().parse::<i64>().is_ok() => text.trim().parse().ok(),
             _ => {
-                self.is_not("an integer");
+                self.wrong_type("an integer");
                 return None;
             }
         };
@@ -104,7 +104,7 @@ impl<'t> TomlValue<'t> {
                 self.bounded(usize::try_from(bytes).ok(), bounds)
             }
             _ => {
-                self.is_not("a size such as \"64KiB\"");
+                self.wrong_type("a size such as \"64KiB\"");
                 None
             }
         }
@@ -128,7 +128,7 @@ impl<'t> TomlValue<'t> {
     /// A duration of at least `shortest`.
     pub(super) fn duration(&self, shortest: Duration) -> Option<Duration> {
         let DeValue::String(text) = self.node.get_ref() else {
-            self.is_not_with("a duration such as \"500ms\", \"2s\" or \"5m\"", || {
+            self.wrong_type_with_help("a duration such as \"500ms\", \"2s\" or \"5m\"", || {
                 self.as_duration().map(|text| format!("add a unit and quotes: \"{text}\""))
             });
             return None;
@@ -158,7 +158,7 @@ impl<'t> TomlValue<'t> {
     /// A percentage such as "50%", at least `least`.
     pub(super) fn percent(&self, least: u8) -> Option<u8> {
         let DeValue::String(text) = self.node.get_ref() else {
-            self.is_not_with("a percentage such as \"50%\"", || {
+            self.wrong_type_with_help("a percentage such as \"50%\"", || {
                 self.typed_number().map(|number| format!("add the sign and quotes: \"{number}%\""))
             });
             return None;
@@ -170,7 +170,7 @@ impl<'t> TomlValue<'t> {
     /// A rate such as "50/s".
     pub(super) fn rate(&self) -> Option<Rate> {
         let DeValue::String(text) = self.node.get_ref() else {
-            self.is_not_with("a rate such as \"50/s\"", || {
+            self.wrong_type_with_help("a rate such as \"50/s\"", || {
                 let number = self.typed_number()?;
                 Some(format!("add the unit of time and quotes: \"{number}/s\""))
             });

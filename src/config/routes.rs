@@ -17,7 +17,7 @@ pub(super) fn all(top: &TomlTable<'_>, listeners: &[ListenerConfig]) -> Vec<Rout
         Some(value) => match value.elements() {
             Some(elements) => elements.collect(),
             None => {
-                value.is_not("an array of tables, `[[routes]]`");
+                value.wrong_type("an array of tables, `[[routes]]`");
                 return Vec::new();
             }
         },

@@ -19,7 +19,7 @@ impl Syntax {
             .map(|error| (error.span().unwrap_or(text.len()..text.len()), error.message()))
             .collect();
         all.sort_by_key(|(at, _)| at.start);
-        let real = without_echoes(source, &all);
+        let real = without_followups(source, &all);
         Self(real.map(|(at, message)| (at.clone(), advised(text, at, message))).collect())
     }
 
@@ -33,7 +33,7 @@ impl Syntax {
 
     /// Whether the tree is reliable at `at`: there is no error in it, none between it and the header of
     /// its table, and none before it that affects the rest of the text.
-    pub(super) fn leaves_whole(&self, text: &str, at: &Span) -> bool {
+    pub(super) fn is_reliable(&self, text: &str, at: &Span) -> bool {
         let header = header(text, at.start);
         let after = text.get(at.end..).and_then(|after| after.find('\n'));
         let line_end = after.map_or(text.len(), |newline| at.end + newline);
@@ -51,7 +51,7 @@ fn header(text: &str, offset: usize) -> usize {
 
 /// The first error of each line, the first error of an unclosed array, and of a duplicate table only its
 /// header; at most [`MOST_FAULTS`].
-fn without_echoes<'e>(
+fn without_followups<'e>(
     source: &SourceText<'_>,
     all: &'e [(Span, &'e str)],
 ) -> impl Iterator<Item = &'e (Span, &'e str)> {
@@ -156,7 +156,7 @@ mod tests {
         let syntax = Syntax::new(&SourceText::new(Path::new("m.toml"), text), &errors);
         let whole = |key: &str| {
             let at = text.find(key).unwrap();
-            syntax.leaves_whole(text, &(at..at + 1))
+            syntax.is_reliable(text, &(at..at + 1))
         };
         assert!(whole("a =") && whole("b =") && whole("e ="));
         assert!(!whole("c ") && !whole("d ="));

@@ -31,7 +31,7 @@ pub(super) fn certificates(value: &TomlValue<'_>) -> Option<CertificateSource> {
         return acme::settings(&terms).map(CertificateSource::Acme);
     }
     let Some(elements) = value.elements() else {
-        value.is_not(wanted);
+        value.wrong_type(wanted);
         return None;
     };
     let elements: Vec<TomlValue<'_>> = elements.collect();

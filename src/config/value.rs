@@ -155,12 +155,12 @@ impl<'t> TomlValue<'t> {
     }
 
     /// Notes that the type is wrong. `wanted` has its article.
-    pub(super) fn is_not(&self, wanted: &str) {
-        self.is_not_with(wanted, || None);
+    pub(super) fn wrong_type(&self, wanted: &str) {
+        self.wrong_type_with_help(wanted, || None);
     }
 
     /// Notes that the type is wrong, with the advice of the caller, if any.
-    pub(super) fn is_not_with(&self, wanted: &str, help: impl FnOnce() -> Option<String>) {
+    pub(super) fn wrong_type_with_help(&self, wanted: &str, help: impl FnOnce() -> Option<String>) {
         let each = if self.element { "each of " } else { "" };
         let found = match self.node.get_ref() {
             DeValue::String(_) => "a string",
@@ -219,7 +219,7 @@ impl<'t> TomlValue<'t> {
     /// The value as a table of this section; unknown keys are noted.
     pub(super) fn table(&self, section: &'static Section, wanted: &str) -> Option<TomlTable<'t>> {
         let Some(entries) = self.node.get_ref().as_table() else {
-            self.is_not(wanted);
+            self.wrong_type(wanted);
             return None;
         };
         let table = TomlTable { file: self.file, section, at: self.at(), entries };
@@ -230,7 +230,7 @@ impl<'t> TomlValue<'t> {
     /// The entries of a table with names that the user gives: place, name and value, in file order.
     pub(super) fn named(&self) -> Vec<(Span, &'t str, TomlValue<'t>)> {
         let Some(entries) = self.node.get_ref().as_table() else {
-            self.is_not(&format!("a table of tables, `[{}.NAME]`", self.key));
+            self.wrong_type(&format!("a table of tables, `[{}.NAME]`", self.key));
             return Vec::new();
         };
         let mut named: Vec<_> = entries

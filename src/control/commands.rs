@@ -172,7 +172,7 @@ impl ControlTask {
                 if let Some(other) = self.drains.continues_as(backend.serial()) {
                     let requested = self.overlay.drain_covering(other);
                     let terms = requested.and_then(|requested| requested.terms);
-                    self.drains.drain_with_replica(backend, &self.proxy, terms);
+                    self.drains.drain_with_same_address(backend, &self.proxy, terms);
                 }
                 continue;
             }

@@ -89,7 +89,7 @@ impl Listeners {
     }
 
     /// Closes inherited sockets that no listener uses.
-    pub(super) fn close_given(&mut self) {
+    pub(super) fn close_unclaimed(&mut self) {
         mem::take(&mut self.given).close_rest();
     }
 

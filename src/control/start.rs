@@ -79,7 +79,7 @@ impl ControlTask {
         control.file_config = config;
         let planned = control.plan_overlay(overlay);
         control.apply(planned).await?;
-        control.listeners.close_given();
+        control.listeners.close_unclaimed();
         Ok(control)
     }
 

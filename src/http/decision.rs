@@ -22,7 +22,7 @@ use crate::{
     error::{FailureKind, Phase, ProxyError, Side},
     net::tls::TlsInfo,
     observe::ChosenBy,
-    route::Uncovered,
+    route::NoMatch,
     snapshot::{ListenerSnapshot, PoolSnapshot, RouteTarget, Snapshot},
     sticky::{AffinityHints, Choice, Recalled, RecentSessions, recent_sessions::ClientKey},
     upstream::Backend,
@@ -80,11 +80,11 @@ pub(crate) fn route<'s>(
     match snapshot.routes.find(listener, host, path) {
         Ok(rule) => Ok(Routed::Pool(checked, rule)),
         Err(uncovered) => Err(match uncovered {
-            Uncovered::NoRule => ProxyError::new(Side::Client, Phase::Select, FailureKind::NoRoute),
-            Uncovered::OtherListener => {
+            NoMatch::NoRule => ProxyError::new(Side::Client, Phase::Select, FailureKind::NoRoute),
+            NoMatch::OtherListener => {
                 ProxyError::new(Side::Client, Phase::Select, FailureKind::Misdirected)
             }
-            Uncovered::Ambiguous => ProxyError::bad_request(validation::AMBIGUOUS),
+            NoMatch::Ambiguous => ProxyError::bad_request(validation::AMBIGUOUS),
         }),
     }
 }

@@ -146,7 +146,7 @@ impl ErrorFormat {
             }
             Self::Json => {
                 let object = ErrorObject { status: status.as_u16(), message, request_id: id };
-                // Strings and a number: serialising them cannot fail.
+                // Strings and a number: serializing them cannot fail.
                 Bytes::from(serde_json::to_vec(&object).unwrap_or_default())
             }
             Self::Grpc(_) => {

@@ -103,7 +103,7 @@ impl CountedLookup<'_> {
 impl SessionLookup for CountedLookup<'_> {
     fn session(&mut self, hints: AffinityHints<'_>) -> Choice {
         let (sids, pool) = (&self.proxy.sids, self.pool.upstream.name());
-        let (choice, client) = sticky::choose_and_recognise(sids, pool, hints, Instant::now());
+        let (choice, client) = sticky::choose_and_recognize(sids, pool, hints, Instant::now());
         // Use the key of the handshake: the default Node.js client sends polls with a user agent and
         // the upgrade without.
         if self.client_key.is_some() {
@@ -151,7 +151,7 @@ impl Exchange<'_> {
     }
 
     /// Computes the client's key if the request belongs to a session or begins one.
-    pub(super) fn recognise(
+    pub(super) fn recognize(
         &mut self,
         proxy: &SharedState,
         pool: &PoolSnapshot,

@@ -1,6 +1,6 @@
 //! Detects long polls: requests that a backend holds until it has data.
 //!
-//! They are recognised by what common clients send. Engine.IO polls are handled elsewhere: their
+//! They are recognized by what common clients send. Engine.IO polls are handled elsewhere: their
 //! sessions determine how long a backend may hold them. For any other long poll, the pool's
 //! `long_polls` names the path.
 
@@ -19,7 +19,7 @@ const BAYEUX: [&str; 3] = ["cometd", "bayeux", "faye"];
 const SIGNALR_TOKEN: usize = 22;
 
 /// Whether the request is an event stream or a long poll of a known protocol.
-pub(super) fn is_recognised(method: &Method, uri: &Uri, headers: &HeaderMap) -> bool {
+pub(super) fn is_recognized(method: &Method, uri: &Uri, headers: &HeaderMap) -> bool {
     let (path, query) = (uri.path(), uri.query().unwrap_or_default());
     headers::has_token(headers, &ACCEPT, "text/event-stream")
         || is_sockjs(path)
@@ -68,12 +68,12 @@ fn is_signalr(query: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn recognised(method: Method, target: &'static str) -> bool {
-        is_recognised(&method, &Uri::from_static(target), &HeaderMap::new())
+    fn recognized(method: Method, target: &'static str) -> bool {
+        is_recognized(&method, &Uri::from_static(target), &HeaderMap::new())
     }
 
     #[test]
-    fn long_polls_are_recognised_by_their_form() {
+    fn long_polls_are_recognized_by_their_form() {
         for target in [
             "/echo/042/k3jd9f/xhr_streaming",
             "/a/b/000/x/jsonp",
@@ -83,9 +83,9 @@ mod tests {
             "/cometd/connect",
             "/faye",
         ] {
-            assert!(recognised(Method::GET, target), "{target}");
+            assert!(recognized(Method::GET, target), "{target}");
         }
-        assert!(recognised(Method::POST, "/echo/042/k3jd9f/xhr"));
+        assert!(recognized(Method::POST, "/echo/042/k3jd9f/xhr"));
         for target in [
             "/",
             "/items?id=5",
@@ -96,9 +96,9 @@ mod tests {
             "/longpolls",
             "/cometds",
         ] {
-            assert!(!recognised(Method::GET, target), "{target}");
+            assert!(!recognized(Method::GET, target), "{target}");
         }
-        assert!(!recognised(Method::POST, "/hub?id=AbCdEfGhIjKlMnOpQrStU_"));
+        assert!(!recognized(Method::POST, "/hub?id=AbCdEfGhIjKlMnOpQrStU_"));
     }
 
     #[test]

@@ -53,7 +53,7 @@ impl RequestAttempt<'_> {
             match self.send_once(&backend, header, request).await {
                 Ok(mut answer) => {
                     let (unknown_here, head) = self.is_unknown(&mut answer).await?;
-                    let not_owner = unknown_here || is_not_a_node(answer.response.status());
+                    let not_owner = unknown_here || is_other_service(answer.response.status());
                     let reached =
                         AttemptOutcome { answer, head, reserved: None, unknown: unknown_here };
                     if !not_owner {
@@ -143,7 +143,7 @@ pub(crate) fn candidates(
 
 /// Whether the response comes from something other than a running Engine.IO server, such as a
 /// starting backend or another application. It says nothing about the session.
-fn is_not_a_node(status: StatusCode) -> bool {
+fn is_other_service(status: StatusCode) -> bool {
     matches!(
         status,
         StatusCode::NOT_FOUND | StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE

@@ -87,14 +87,14 @@ impl SharedState {
             upgrade: checked.upgrade,
             affinity: AffinityCookie::of(&parts.headers, pool, secure, &checked.host),
             client_key: None,
-            long_poll: long_poll::is_recognised(&parts.method, &parts.uri, &parts.headers)
+            long_poll: long_poll::is_recognized(&parts.method, &parts.uri, &parts.headers)
                 || long_poll::is_named(parts.uri.path(), &pool.config().long_polls),
             returning: None,
             reply_context,
             scope,
             held,
         };
-        exchange.recognise(self, pool, &parts.headers);
+        exchange.recognize(self, pool, &parts.headers);
         let pool = Arc::clone(pool);
         self.serve(&pool, exchange, parts, body, (&checked.host, &id)).await
     }
@@ -231,7 +231,7 @@ fn fail_on_request(parts: &Parts) {
 pub(super) fn hold(info: &ConnectionInfo, request: &Request<Incoming>) -> Option<EofHold> {
     let (method, uri) = (request.method(), request.uri());
     let polls = engine(uri.query()).is_some_and(|engine| engine.polling)
-        || long_poll::is_recognised(method, uri, request.headers());
+        || long_poll::is_recognized(method, uri, request.headers());
     // HTTP/1.0 has no interim responses.
     let probed = request.version() == Version::HTTP_11;
     (!polls).then(|| info.client_signal.hold(probed))

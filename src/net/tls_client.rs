@@ -148,7 +148,7 @@ impl Error for HandshakeError {
 }
 
 /// Client settings for requests by the proxy itself. Trusts `ca`, or else the authorities of the system
-/// (honours `SSL_CERT_FILE` and `SSL_CERT_DIR`). Reads files.
+/// (honors `SSL_CERT_FILE` and `SSL_CERT_DIR`). Reads files.
 ///
 /// # Errors
 /// The system has no readable trusted certificate, or `ca` contains an unusable one.
@@ -178,7 +178,7 @@ pub(super) fn roots_from(ca: &[CertificateDer<'static>]) -> Result<RootCertStore
     Ok(roots)
 }
 
-/// Returns a root store with the authorities of the system (honours `SSL_CERT_FILE` and `SSL_CERT_DIR`). Reads and
+/// Returns a root store with the authorities of the system (honors `SSL_CERT_FILE` and `SSL_CERT_DIR`). Reads and
 /// parses a few hundred certificates.
 ///
 /// # Errors

@@ -30,7 +30,7 @@ const CONTINUED: &str = "\n  | ";
 /// Appearance of log lines.
 #[derive(Clone, Copy, Debug)]
 struct Style {
-    /// Use colours: standard error is a terminal, and `NO_COLOR` is not set.
+    /// Use colors: standard error is a terminal, and `NO_COLOR` is not set.
     ansi: bool,
     /// Write times: not for the journal, which adds its own.
     times: bool,
@@ -39,7 +39,7 @@ struct Style {
 static STYLE: LazyLock<Style> = LazyLock::new(|| {
     // https://no-color.org: set and not empty.
     let no_color = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    Style { ansi: io::stderr().is_terminal() && !no_color, times: !goes_to_the_journal() }
+    Style { ansi: io::stderr().is_terminal() && !no_color, times: !is_journal() }
 });
 
 /// Starts logging. `RUST_LOG` sets the level, by default `info`. Has no effect if logging was
@@ -87,7 +87,7 @@ fn styled(style: Style, level: Level, line: &str) -> String {
 
 /// Whether standard error leads to systemd's journal: `JOURNAL_STREAM` contains its device and inode
 /// (systemd.exec(5)).
-fn goes_to_the_journal() -> bool {
+fn is_journal() -> bool {
     let stream = env::var("JOURNAL_STREAM").unwrap_or_default();
     let Ok(stat) = rustix::fs::fstat(io::stderr()) else { return false };
     stream == format!("{}:{}", stat.st_dev, stat.st_ino)
@@ -236,9 +236,9 @@ mod tests {
     }
 
     #[test]
-    fn only_the_log_itself_uses_colours() {
+    fn only_the_log_itself_uses_colors() {
         let text = logged(true, "", || tracing::error!(host = %"\x1b[31m", "x"));
-        assert!(text.contains('\x1b'), "no colours in {text:?}");
+        assert!(text.contains('\x1b'), "no colors in {text:?}");
         assert!(text.contains("host=\\u{1b}[31m"), "{text:?}");
     }
 

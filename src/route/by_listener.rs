@@ -33,7 +33,7 @@ pub struct Routes<P> {
 
 /// Why no rule matches a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Uncovered {
+pub enum NoMatch {
     /// No rule matches.
     NoRule,
     /// A rule matches, but for another listener.
@@ -65,18 +65,18 @@ impl<P> Routes<P> {
     ///
     /// # Errors
     /// No rule matches, or different rules match depending on how a backend interprets the path.
-    pub fn find(&self, listener: &str, host: &str, path: &str) -> Result<&P, Uncovered> {
+    pub fn find(&self, listener: &str, host: &str, path: &str) -> Result<&P, NoMatch> {
         let table = self.own.get(listener).unwrap_or(&self.every);
         let path = path::normal(path);
         let found = table.find(host, &path);
         if let Some(other) = path::second_reading(&path)
             && table.find(host, &other).map(ptr::from_ref) != found.map(ptr::from_ref)
         {
-            return Err(Uncovered::Ambiguous);
+            return Err(NoMatch::Ambiguous);
         }
         found.ok_or_else(|| match self.some.find(host, &path) {
-            Some(_) => Uncovered::OtherListener,
-            None => Uncovered::NoRule,
+            Some(_) => NoMatch::OtherListener,
+            None => NoMatch::NoRule,
         })
     }
 }
@@ -108,8 +108,8 @@ mod tests {
         assert_eq!(routes.find("other", "a", "/admin"), Ok(&0), "the next matching rule");
         assert_eq!(routes.find("in", "b", "/"), Ok(&3));
         for other in ["both", "out", "other", ""] {
-            assert_eq!(routes.find(other, "b", "/"), Err(Uncovered::OtherListener), "{other}");
-            assert_eq!(routes.find(other, "c", "/"), Err(Uncovered::NoRule), "{other}");
+            assert_eq!(routes.find(other, "b", "/"), Err(NoMatch::OtherListener), "{other}");
+            assert_eq!(routes.find(other, "c", "/"), Err(NoMatch::NoRule), "{other}");
         }
     }
 }

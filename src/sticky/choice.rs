@@ -45,7 +45,7 @@ pub fn choose(table: &SessionTable, pool: &str, hints: AffinityHints<'_>, now: I
 }
 
 /// Decides like [`choose`], and also returns the client that opened the session, if known.
-pub fn choose_and_recognise(
+pub fn choose_and_recognize(
     table: &SessionTable,
     pool: &str,
     hints: AffinityHints<'_>,

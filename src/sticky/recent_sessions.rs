@@ -1,4 +1,4 @@
-//! Remembers recently ended sessions, to recognise clients that reconnect without a cookie.
+//! Remembers recently ended sessions, to recognize clients that reconnect without a cookie.
 //!
 //! Socket.IO can replay missed packets to a client that was briefly disconnected, but only on the node of its
 //! session. Most clients other than browsers keep no cookies, but they present the same address and user agent. Each
@@ -82,7 +82,7 @@ pub struct RecentSessionsExport {
     pub endings: Vec<SessionEnding>,
 }
 
-/// A return in progress. If it fails, the ending that it consumed is restored, so that the client is recognised when
+/// A return in progress. If it fails, the ending that it consumed is restored, so that the client is recognized when
 /// it tries again.
 #[must_use = "the ending comes back when this is dropped"]
 pub struct PendingReturn {

@@ -98,7 +98,7 @@ pub struct KnownSession {
     /// Whether the session was discarded, and must be answered as unknown.
     pub evicted: bool,
     /// The client that opened the session, as identified at its handshake; `None` if another process saw the
-    /// handshake, or clients are not recognised in this pool.
+    /// handshake, or clients are not recognized in this pool.
     pub client: Option<ClientKey>,
 }
 

@@ -211,7 +211,7 @@ where
     }
 
     /// Ends both streams of a tunnel without frames before they are dropped: in order, as far as
-    /// possible at once, or by a reset if bytes for a stream are left. WebSocket peers recognise an
+    /// possible at once, or by a reset if bytes for a stream are left. WebSocket peers recognize an
     /// end without Close as abnormal.
     pub(super) fn part(&mut self, cx: &mut Context<'_>) {
         if !self.ticket.is_framed() {

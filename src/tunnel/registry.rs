@@ -187,7 +187,7 @@ impl TunnelRegistry {
             Some(member) => member.draw(count),
             None => return 0,
         };
-        order_all(&drawn, reason)
+        command_all(&drawn, reason)
     }
 
     /// Closes up to `count` tunnels over all backends, from each about its share.
@@ -240,13 +240,13 @@ impl TunnelRegistry {
                 tunnels.take_those(is_due, &mut overdue);
             }
         }
-        order_all(&overdue, CloseReason::Aged)
+        command_all(&overdue, CloseReason::Aged)
     }
 
     /// Cuts every tunnel to one backend and returns their number.
     pub fn cut(&self, backend: u64) -> usize {
         let all: Vec<Arc<TunnelHandle>> = match self.shard(backend).get_mut(&backend) {
-            Some(member) => member.both().into_iter().flat_map(TunnelList::order_all).collect(),
+            Some(member) => member.both().into_iter().flat_map(TunnelList::command_all).collect(),
             None => return 0,
         };
         all.iter().for_each(|handle| handle.give(CUT));
@@ -296,7 +296,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Commands tunnels to close, without holding a lock: their tasks may run at once.
-fn order_all(drawn: &[Arc<TunnelHandle>], reason: CloseReason) -> usize {
+fn command_all(drawn: &[Arc<TunnelHandle>], reason: CloseReason) -> usize {
     drawn.iter().for_each(|handle| handle.give(reason.code()));
     drawn.len()
 }

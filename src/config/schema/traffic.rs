@@ -201,7 +201,7 @@ pub(in crate::config) static TIMEOUTS: Section = Section {
         },
     ],
     notes: "\
-Event streams are responses of type `text/event-stream` and requests that accept this type. Long polls are recognised by \
+Event streams are responses of type `text/event-stream` and requests that accept this type. Long polls are recognized by \
 their requests: SignalR (`?id=` with a connection token, or `transport=longPolling`), SockJS (`/prefix/000/session/xhr`, \
 `xhr_streaming`, `jsonp`, `eventsource`, `htmlfile`), Phoenix (`…/longpoll`), and Bayeux below a segment `cometd`, `bayeux` or \
 `faye`. Name other paths in `long_polls` of the pool.

@@ -47,7 +47,7 @@ impl Drains {
     /// Drains a backend that has left the configuration together with the backend that has its address: both
     /// are one server. `config` is that of the operator's drain; `None`: there is no such drain, or it
     /// closes nothing.
-    pub(in crate::control) fn drain_with_replica(
+    pub(in crate::control) fn drain_with_same_address(
         &mut self,
         backend: &Arc<Backend>,
         proxy: &Arc<SharedState>,

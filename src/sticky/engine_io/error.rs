@@ -1,4 +1,4 @@
-//! Recognises replies that reject an unknown session, so that another backend can be asked.
+//! Recognizes replies that reject an unknown session, so that another backend can be asked.
 //!
 //! A server looks the sid up before it touches any session, so a rejected request has had no effect.
 
@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_form_is_recognised_with_its_content_type() {
+    fn each_form_is_recognized_with_its_content_type() {
         let bare = "Session ID unknown".as_bytes();
         let text_code = br#"{"code":"1","message":"Session ID unknown"}"#;
         let python = br#""Invalid session lv_VI97HAXpY6yYWAAAB""#;
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn other_errors_are_not_recognised() {
+    fn other_errors_are_not_recognized() {
         for body in [
             r#"{"code":0,"message":"Transport unknown"}"#,
             r#"{"code":3,"message":"Bad request"}"#,

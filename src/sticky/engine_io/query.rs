@@ -1,4 +1,4 @@
-//! Recognises Engine.IO requests and their session. A request is recognised by its query, never by its path, which
+//! Recognizes Engine.IO requests and their session. A request is recognized by its query, never by its path, which
 //! the application chooses.
 
 use std::borrow::Cow;
@@ -43,7 +43,7 @@ pub struct Query<'a> {
 /// Parses the query of a request target, without the `?`.
 ///
 /// Returns `None` if it is not an Engine.IO request: `EIO` and `transport` are required. Clients that omit `EIO` are
-/// recognised by a known `transport` together with a `sid`. The first value of a repeated parameter counts; servers
+/// recognized by a known `transport` together with a `sid`. The first value of a repeated parameter counts; servers
 /// reply to a repeated parameter as to an unknown sid.
 pub fn query(query: &str) -> Option<Query<'_>> {
     let (mut revision, mut transport, mut sid, mut jsonp, mut b64) = (None, None, None, None, None);
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn every_transport_is_recognised() {
+    fn every_transport_is_recognized() {
         let transport = |text| query(text).map(|parsed| parsed.transport);
         assert_eq!(transport("EIO=4&transport=websocket&sid=a"), Some(Transport::WebSocket));
         assert_eq!(transport("EIO=4&transport=webtransport"), Some(Transport::WebTransport));
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn client_without_eio_is_recognised_by_its_session() {
+    fn client_without_eio_is_recognized_by_its_session() {
         let parsed = query("transport=polling&sid=abc").unwrap();
         assert_eq!((parsed.protocol, parsed.sid.as_deref()), (EngineIoVersion::V3, Some("abc")));
     }

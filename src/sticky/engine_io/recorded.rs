@@ -49,7 +49,7 @@ fn every_recorded_handshake_opens_its_session() {
             assert_eq!(opened, None, "{}", recorded.name);
             continue;
         }
-        let open = opened.unwrap_or_else(|| panic!("{} is not recognised", recorded.name));
+        let open = opened.unwrap_or_else(|| panic!("{} is not recognized", recorded.name));
         let (interval, timeout) = match recorded.name.as_str() {
             "v4-short-pings" => (300, 200),
             name if name.starts_with("v1-") => (25_000, 60_000),
@@ -73,7 +73,7 @@ fn every_recorded_handshake_opens_its_session() {
 }
 
 #[test]
-fn only_unknown_sid_replies_are_recognised_as_such() {
+fn only_unknown_sid_replies_are_recognized_as_such() {
     let mut seen = 0;
     for recorded in recorded() {
         // python-engineio answers a POST without a sid like one with an unknown sid.
@@ -88,14 +88,14 @@ fn only_unknown_sid_replies_are_recognised_as_such() {
 }
 
 #[test]
-fn every_recorded_request_is_recognised() {
+fn every_recorded_request_is_recognized() {
     for recorded in recorded() {
         let query = query(recorded.target.split_once('?').unwrap().1);
         if recorded.name == "v4-no-protocol" {
             assert_eq!(query, None);
             continue;
         }
-        let query = query.unwrap_or_else(|| panic!("{} is not recognised", recorded.name));
+        let query = query.unwrap_or_else(|| panic!("{} is not recognized", recorded.name));
         assert_eq!(query.sid.is_some(), recorded.target.contains("sid="), "{}", recorded.name);
         assert_eq!(query.jsonp.is_some(), recorded.name.contains("jsonp"), "{}", recorded.name);
         assert_eq!(

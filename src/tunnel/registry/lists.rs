@@ -82,7 +82,7 @@ impl TunnelList {
     }
 
     /// Takes all tunnels. The caller must give each a command.
-    pub(super) fn order_all(&mut self) -> Vec<Arc<TunnelHandle>> {
+    pub(super) fn command_all(&mut self) -> Vec<Arc<TunnelHandle>> {
         self.free = 0;
         self.entries.iter().map(|slot| Arc::clone(&slot.handle)).collect()
     }

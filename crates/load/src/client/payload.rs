@@ -90,7 +90,7 @@ const fn binary() -> [u8; 4096] {
     let mut bytes = [0; 4096];
     let mut i = 0;
     while i < bytes.len() {
-        // 7 is coprime to 256: all values occur, and neighbours differ.
+        // 7 is coprime to 256: all values occur, and neighbors differ.
         bytes[i] = (i * 7 % 256) as u8;
         i += 1;
     }

@@ -159,7 +159,7 @@ pub(super) fn nines(quantile: f64) -> f64 {
     -(1.0 - quantile).max(f64::MIN_POSITIVE).log10()
 }
 
-/// Inverse of [`nines`] in percent, with as many digits as needed to distinguish neighbouring labels.
+/// Inverse of [`nines`] in percent, with as many digits as needed to distinguish neighboring labels.
 fn percent(nines: f64) -> String {
     let left = 100.0 * 10_f64.powf(-nines);
     let digits = (nines.round() as usize).saturating_sub(2);

@@ -1,4 +1,4 @@
-//! Charts as SVG. Colours come from the style sheet of the page, by class; no scripts, no links.
+//! Charts as SVG. Colors come from the style sheet of the page, by class; no scripts, no links.
 
 use std::fmt::Write as _;
 

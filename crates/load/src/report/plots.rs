@@ -11,10 +11,10 @@ use crate::stats::{Moment, Quantiles};
 /// Maximum points per series: with more seconds, several are combined into one point.
 const MAX_POINTS: usize = 240;
 
-/// Maximum nodes with their own colour; the rest is combined.
+/// Maximum nodes with their own color; the rest is combined.
 const MAX_NODES: usize = 7;
 
-/// Colours for categories, in the order of use.
+/// Colors for categories, in the order of use.
 const COLOURS: [&str; 8] = ["s1", "s2", "s3", "s4", "s5", "s6", "s7", "s8"];
 
 /// Zero at the start of the run.
