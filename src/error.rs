@@ -156,9 +156,78 @@ impl ProxyError {
     }
 }
 
-impl fmt::Display for ProxyError {
+impl fmt::Display for Side {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} failed in {:?}: {:?}", self.side, self.phase, self.kind)?;
+        f.write_str(match self {
+            Self::Client => "client",
+            Self::Backend => "backend",
+            Self::Proxy => "proxy",
+        })
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ProxyHeader => "reading the PROXY header",
+            Self::Handshake => "TLS handshake",
+            Self::Request => "reading the request",
+            Self::Select => "choosing a backend",
+            Self::Connect => "connecting to the backend",
+            Self::RequestBody => "sending the request body",
+            Self::ResponseHeader => "waiting for the response",
+            Self::ResponseBody => "relaying the response body",
+            Self::Tunnel => "relaying the tunnel",
+        })
+    }
+}
+
+impl fmt::Display for FailureKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::BadRequest(reason) => reason.trim_end_matches('.'),
+            Self::MethodNotAllowed => "method not allowed",
+            Self::UpgradeRequired => "unsupported WebSocket version",
+            Self::HeaderTooLarge => "header too large",
+            Self::TargetTooLong => "request target too long",
+            Self::UnsupportedVersion => "unsupported HTTP version",
+            Self::UnsupportedCoding => "unsupported transfer coding",
+            Self::BodyTooLarge => "body too large",
+            Self::NoRoute => "no route matches",
+            Self::Misdirected => "host served on passthrough connections only",
+            Self::NoBackend => "no backend is available",
+            Self::SessionGone => "the session has ended",
+            Self::Saturated => "every allowed connection to the backend is in use",
+            Self::TooMany => "too many connections from this address",
+            Self::Loop => "the request leads back to this proxy",
+            Self::NotAdmitted => "too many new sessions for the backend",
+            Self::Refused => "connection refused",
+            Self::Exhausted => "no local port, descriptor or network route",
+            Self::TimedOut => "timed out",
+            Self::Reset => "connection reset",
+            Self::Incomplete => "connection closed within a message",
+            Self::Malformed => "invalid data",
+            Self::BadUpgrade => "invalid upgrade",
+            Self::Untrusted => "sender not trusted",
+            Self::Missing => "required data missing",
+            Self::NotTls => "not TLS",
+            Self::UnknownName => "unknown server name",
+            Self::CertificateExpired => "certificate expired or not yet valid",
+            Self::CertificateName => "certificate for another name",
+            Self::CertificateUntrusted => "certificate not trusted",
+            Self::CertificateRevoked => "certificate revoked",
+            Self::CertificateMissing => "no certificate",
+            Self::CertificateInvalid => "invalid certificate",
+            Self::Alert => "TLS alert",
+            Self::Io => "socket error",
+        })
+    }
+}
+
+impl fmt::Display for ProxyError {
+    /// Side, phase and kind, then the underlying error: "backend, connecting to the backend: connection refused".
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, {}: {}", self.side, self.phase, self.kind)?;
         match &self.source {
             Some(source) => write!(f, ": {source}"),
             None => Ok(()),
@@ -202,5 +271,24 @@ pub enum Termination {
 impl From<&ProxyError> for Termination {
     fn from(error: &ProxyError) -> Self {
         Self::Failed(error.side, error.phase, error.kind)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failure_is_described_by_side_phase_kind_and_source() {
+        let error = ProxyError::new(Side::Proxy, Phase::Select, FailureKind::NoBackend);
+        assert_eq!(error.to_string(), "proxy, choosing a backend: no backend is available");
+        let error = ProxyError::new(Side::Backend, Phase::ResponseHeader, FailureKind::Reset)
+            .with_source("os error 104");
+        assert_eq!(
+            error.to_string(),
+            "backend, waiting for the response: connection reset: os error 104"
+        );
+        let error = ProxyError::bad_request("The Host field is missing.");
+        assert_eq!(error.to_string(), "client, reading the request: The Host field is missing");
     }
 }
