@@ -5,21 +5,25 @@ use std::time::Duration;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
-    time::sleep,
+    time::{Instant, sleep},
 };
 
-use crate::support::{Backend, Proxy, process, within};
+use crate::support::{Backend, Proxy, TIMEOUT, process, within};
 
 /// A request that gets a short reply, always of the same length.
 const SHORT: &[u8] = b"GET /v1/nothing HTTP/1.1\r\nHost: admin\r\n\r\n";
 const UPGRADE: &[u8] = b"POST /v1/upgrade HTTP/1.1\r\nHost: admin\r\nContent-Length: 0\r\n\r\n";
 
+/// Time without a reply after which the socket is taken to be full.
+const FULL_AFTER: Duration = Duration::from_millis(500);
+
 /// Sends a request and waits for the reply, but does not read it. Returns false if the reply does not arrive
-/// because the socket is full.
-async fn arrives(admin: &mut UnixStream) -> bool {
+/// within `limit`.
+async fn arrives(admin: &mut UnixStream, limit: Duration) -> bool {
     let before = rustix::io::ioctl_fionread(&*admin).unwrap();
     admin.write_all(SHORT).await.unwrap();
-    for _ in 0..500 {
+    let deadline = Instant::now() + limit;
+    while Instant::now() < deadline {
         if rustix::io::ioctl_fionread(&*admin).unwrap() > before {
             return true;
         }
@@ -36,13 +40,13 @@ async fn upgrade_command_is_answered_before_the_old_process_ends() {
     let mut proxy = Proxy::for_backends(&[backend.address]).await;
     let mut admin = UnixStream::connect(proxy.socket()).await.unwrap();
     let mut capacity = 0;
-    while arrives(&mut admin).await {
+    while arrives(&mut admin, FULL_AFTER).await {
         capacity += 1;
     }
     assert!(capacity > 1, "the API does not answer");
     let mut admin = UnixStream::connect(proxy.socket()).await.unwrap();
     for _ in 0..capacity {
-        assert!(arrives(&mut admin).await);
+        assert!(arrives(&mut admin, TIMEOUT).await);
     }
     let (old, from) = (proxy.pid(), proxy.stderr().len());
     admin.write_all(UPGRADE).await.unwrap();
