@@ -46,6 +46,10 @@ pub(crate) struct Scenario {
     pub(crate) reconnect: bool,
     /// Deadline of a connection attempt and of an answer, and the extra time that a heartbeat may take.
     pub(crate) timeout: Duration,
+    /// Whether a polling client sends its requests one after the other over one connection.
+    pub(crate) single_connection: bool,
+    /// Bytes per second that HTTP clients read of a reply; `None`: as fast as they arrive.
+    pub(crate) read_rate: Option<usize>,
     /// Number of loopback addresses that clients connect from; 1: the kernel chooses the address.
     pub(crate) sources: u32,
     /// Number of threads that run clients.
@@ -141,6 +145,8 @@ pub(crate) struct Messages {
     pub(crate) count: Option<u64>,
     /// Whether a new client replaces a client that has ended.
     pub(crate) repeat: bool,
+    /// Whether the client stays connected after its last message.
+    pub(crate) stay: bool,
     /// Bytes of a payload, without its encoding.
     pub(crate) size: usize,
     /// Type of the payload.

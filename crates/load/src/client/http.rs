@@ -63,8 +63,8 @@ impl Client<'_> {
     async fn run(&mut self, user: &mut User) -> SessionEnd {
         let mut headers = user.cookies.headers();
         while !self.tracker.is_done() {
-            if let Some(by) = wait_until(self.tracker.due(), pin!(user.commands.next())).await {
-                return SessionEnd::Interrupted { by, connected: true };
+            if let Some(end) = self.wait(user).await {
+                return end;
             }
             if !self.http.is_open().await
                 && let Err(end) = self.reopen(user).await
@@ -94,6 +94,22 @@ impl Client<'_> {
         SessionEnd::Completed
     }
 
+    /// Waits until the next request is due; returns the end of the session if that comes first.
+    async fn wait(&mut self, user: &mut User) -> Option<SessionEnd> {
+        let due = self.tracker.due();
+        let commands = pin!(user.commands.next());
+        tokio::select! {
+            biased;
+            by = wait_until(due, commands) => {
+                by.map(|by| SessionEnd::Interrupted { by, connected: true })
+            }
+            // A client that only stays does not open another connection.
+            failure = self.http.closed(), if due.is_none() => {
+                Some(SessionEnd::Lost { failure, node: self.node.take() })
+            }
+        }
+    }
+
     async fn reopen(&mut self, user: &mut User) -> Result<(), SessionEnd> {
         self.connected_guard = None;
         let due = Instant::now();
@@ -104,8 +120,13 @@ impl Client<'_> {
 
     async fn request(&mut self, headers: &HeaderMap) -> Result<Reply, Failure> {
         let limit = self.context.scenario.timeout;
-        let request = self.http.send(Method::GET, &self.path, headers, Bytes::new());
+        let rate = self.context.scenario.read_rate;
+        let request = self.http.send_and_read(Method::GET, &self.path, headers, Bytes::new(), rate);
         self.context.recorder.sent(0);
+        if rate.is_some() {
+            // A slow reader takes as long as its reply is.
+            return request.await;
+        }
         timeout(limit, request).await.unwrap_or_else(|_| {
             Err(Failure::new(ErrorKind::Timeout, format!("no reply within {limit:?}")))
         })

@@ -69,6 +69,8 @@ pub(crate) struct MessageTracker {
     sent: u64,
     /// Maximum messages on this connection.
     limit: u64,
+    /// Whether the client stays after its last message.
+    stay: bool,
     /// All messages with lower numbers are settled.
     settled: u64,
     /// Higher numbers that are settled too, if answers came out of order.
@@ -105,6 +107,7 @@ impl MessageTracker {
             due: first.filter(|_| limit > 0),
             sent: 0,
             limit,
+            stay: messages.stay,
             settled: 0,
             settled_early: BTreeSet::new(),
             gave_up: false,
@@ -196,9 +199,9 @@ impl MessageTracker {
         numbers.map(|number| self.intended(number))
     }
 
-    /// Whether all messages are sent and settled.
+    /// Whether all messages are sent and settled, and the client leaves then.
     pub(crate) fn is_done(&self) -> bool {
-        self.settled >= self.limit
+        !self.stay && self.settled >= self.limit
     }
 
     fn settle(&mut self, number: u64, now: Instant) {
@@ -233,7 +236,16 @@ mod tests {
 
     fn messages(pace: Pace, count: Option<u64>, answer: Answer) -> Messages {
         let event = "echo".to_owned();
-        Messages { pace, count, repeat: false, size: 64, payload: Payload::Text, event, answer }
+        Messages {
+            pace,
+            count,
+            repeat: false,
+            stay: false,
+            size: 64,
+            payload: Payload::Text,
+            event,
+            answer,
+        }
     }
 
     #[test]
@@ -318,6 +330,16 @@ mod tests {
         tracker.answered(0, now);
         assert!(tracker.is_done());
         assert!(MessageTracker::new(&wanted, 3, 0, grid_for_one_client(now), now).is_done());
+    }
+
+    #[test]
+    fn client_that_stays_is_never_done() {
+        let now = Instant::now();
+        let wanted =
+            Messages { stay: true, ..messages(Pace::Every(SECOND), Some(1), Answer::Nothing) };
+        let mut tracker = MessageTracker::new(&wanted, 0, 0, grid_for_one_client(now), now);
+        tracker.record_sent();
+        assert_eq!((tracker.settled(), tracker.due(), tracker.is_done()), (1, None, false));
     }
 
     #[test]

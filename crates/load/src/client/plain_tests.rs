@@ -39,7 +39,7 @@ async fn fixed_reply_server(reply: &'static [u8]) -> SocketAddr {
 }
 
 /// Runs one client of a kind, and commands it to stop when `is_enough` is true.
-async fn run_one_client(
+pub(super) async fn run_one_client(
     url: String,
     client: ClientKind,
     change: impl FnOnce(&mut Options),
@@ -171,6 +171,55 @@ async fn requests_are_counted_by_status() {
     let record =
         run_one_client(format!("http://{busy}"), ClientKind::Http, without_pause, |_| false).await;
     assert_eq!((record.totals.answered, errors(&record, ErrorKind::Status)), (0, 20));
+}
+
+#[tokio::test]
+async fn client_that_stays_keeps_its_connection_after_its_last_request() {
+    let url = format!("http://{}", echo_server().await);
+    let change = |options: &mut Options| {
+        options.think = Some("0s".parse().unwrap());
+        options.messages = Some(2);
+        options.stay = true;
+    };
+    let is_enough = |record: &Record| record.totals.answered == 2;
+    let totals = run_one_client(url, ClientKind::Http, change, is_enough).await.totals;
+    // The command ended the client, not its second answer.
+    assert_eq!((totals.connects, totals.answered), (1, 2));
+    assert_eq!((totals.finished, totals.errors), (1, 0));
+}
+
+#[tokio::test]
+async fn client_that_stays_reports_that_the_server_closed() {
+    let reply = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+    let url = format!("http://{}", fixed_reply_server(reply).await);
+    let change = |options: &mut Options| {
+        options.think = Some("0s".parse().unwrap());
+        options.messages = Some(1);
+        options.stay = true;
+    };
+    let record = run_one_client(url, ClientKind::Http, change, |_| false).await;
+    assert_eq!((record.totals.answered, record.totals.disconnects), (1, 1));
+}
+
+#[tokio::test]
+async fn slow_reader_takes_as_long_as_its_rate_says() {
+    let url = format!("http://{}/bulk?bytes=400000", echo_server().await);
+    let run = |rate: &str| {
+        let rate = rate.parse().unwrap();
+        let change = move |options: &mut Options| {
+            options.think = Some("0s".parse().unwrap());
+            options.messages = Some(1);
+            options.timeout = Some("100ms".parse().unwrap());
+            options.read_rate = Some(rate);
+        };
+        let start = Instant::now();
+        let run = run_one_client(url.clone(), ClientKind::Http, change, |_| false);
+        async move { (run.await.totals, start.elapsed()) }
+    };
+    let (totals, took) = run("1MiB").await;
+    assert_eq!((totals.answered, totals.bytes_received, totals.errors), (1, 400_000, 0));
+    // Longer than the timeout for an answer, which does not apply.
+    assert!(took >= Duration::from_secs_f64(400_000.0 / f64::from(1 << 20)), "{took:?}");
 }
 
 #[tokio::test]

@@ -129,7 +129,8 @@ fn silent(scenario: &Scenario) -> Scenario {
         ClientKind::Http => (Pace::Think(Duration::ZERO), Some(1)),
         _ => (Pace::Silent, None),
     };
-    let messages = Messages { pace, count, repeat: false, ..scenario.messages.clone() };
+    let messages =
+        Messages { pace, count, repeat: false, stay: false, ..scenario.messages.clone() };
     Scenario { messages, broadcast_every: None, reconnect: false, ..scenario.clone() }
 }
 

@@ -10,14 +10,18 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
+    time::{Duration, Instant},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::client::conn::http1;
+use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::sleep_until,
+};
 
 use super::{Connector, Stream, failures};
 use crate::stats::{ErrorKind, Failure};
@@ -93,6 +97,18 @@ impl Http {
         .await
     }
 
+    /// Waits until the server closes the idle connection.
+    pub(crate) async fn closed(&mut self) -> Failure {
+        poll_fn(|cx| {
+            self.poll_connection(cx);
+            match &self.connection {
+                Some(_) => Poll::Pending,
+                None => Poll::Ready(failures::ended()),
+            }
+        })
+        .await
+    }
+
     /// Sends a request and waits for the complete reply. The `extra` headers, such as a cookie, are sent
     /// after those of every request. The caller sets the deadline; after a timeout the connection must not be
     /// used again.
@@ -107,6 +123,19 @@ impl Http {
         extra: &HeaderMap,
         body: Bytes,
     ) -> Result<Reply, Failure> {
+        self.send_and_read(method, path_and_query, extra, body, None).await
+    }
+
+    /// As [`Http::send`], but reads at most `rate` bytes of the reply's body per second, averaged over the body.
+    /// Nothing is read between two parts of the body.
+    pub(crate) async fn send_and_read(
+        &mut self,
+        method: Method,
+        path_and_query: &str,
+        extra: &HeaderMap,
+        body: Bytes,
+        rate: Option<usize>,
+    ) -> Result<Reply, Failure> {
         let uri = path_and_query.parse::<Uri>().map_err(|error| {
             Failure::new(ErrorKind::Protocol, format!("invalid path {path_and_query}: {error}"))
         })?;
@@ -120,11 +149,30 @@ impl Http {
         let reply = self.sender.send_request(request);
         let reply = self.poll_until_ready(reply).await.map_err(|error| self.failure(&error))?;
         let (head, body) = reply.into_parts();
-        let body = match self.poll_until_ready(Limited::new(body, MAX_BODY).collect()).await {
-            Ok(body) => body.to_bytes(),
-            Err(error) => return Err(self.body_failure(&*error)),
+        let body = Limited::new(body, MAX_BODY);
+        let body = match rate {
+            None => self.poll_until_ready(body.collect()).await.map(|body| body.to_bytes()),
+            Some(rate) => self.read_slowly(body, rate).await,
         };
+        let body = body.map_err(|error| self.body_failure(&*error))?;
         Ok(Reply { status: head.status, headers: head.headers, body })
+    }
+
+    async fn read_slowly(
+        &mut self,
+        mut body: Limited<Incoming>,
+        rate: usize,
+    ) -> Result<Bytes, Box<dyn std::error::Error + Send + Sync>> {
+        let start = Instant::now();
+        let mut read = BytesMut::new();
+        while let Some(frame) = self.poll_until_ready(body.frame()).await {
+            if let Ok(part) = frame?.into_data() {
+                read.extend_from_slice(&part);
+            }
+            let due = start + Duration::from_secs_f64(read.len() as f64 / rate as f64);
+            sleep_until(due.into()).await;
+        }
+        Ok(read.freeze())
     }
 
     /// Polls the connection until `what` is ready.

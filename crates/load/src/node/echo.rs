@@ -1,6 +1,6 @@
 //! An echo server that uses as little CPU time as possible: it shares a core with the clients that measure.
 //!
-//! Answers `GET` of any path with a small text. A WebSocket on any path echoes each frame; a WebSocket on
+//! Answers `GET` of any path with a small text, and of `/bulk?bytes=N` with that many bytes. A WebSocket on any path echoes each frame; a WebSocket on
 //! `/bulk?bytes=N` sends that many bytes and closes, or sends without end if `bytes` is missing. Frames are
 //! echoed while they arrive, so that a connection owns no buffer except for data that a client does not read.
 //!
@@ -89,9 +89,14 @@ async fn http(tcp: &mut TcpStream) -> io::Result<Option<(RequestKind, Vec<u8>)>>
             };
             request.answer(&mut replies, REPLY_HEAD, REPLY_BODY);
             input.drain(..request.length);
-            if request.kind != RequestKind::Text {
+            if request.is_upgrade() {
                 upgraded = Some(request.kind);
                 break;
+            }
+            if request.body() > 0 {
+                tcp.write_all(&replies).await?;
+                replies.clear();
+                send_body(tcp, request.body()).await?;
             }
             last = request.last;
             if last {
@@ -254,6 +259,16 @@ impl Frame {
         }
         Ok(())
     }
+}
+
+/// Sends a body of this many bytes. Their content has no meaning.
+async fn send_body(tcp: &mut TcpStream, mut left: u64) -> io::Result<()> {
+    while left > 0 {
+        let part = &batch()[..left.min(batch().len() as u64) as usize];
+        tcp.write_all(part).await?;
+        left -= part.len() as u64;
+    }
+    Ok(())
 }
 
 /// Sends frames of zeros: `bytes` of payload, or until the client disconnects.

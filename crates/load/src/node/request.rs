@@ -11,6 +11,8 @@ const MAX_FIELDS: usize = 64;
 pub(super) enum RequestKind {
     /// The small text.
     Text,
+    /// A body of this number of bytes.
+    Body(u64),
     /// A WebSocket that echoes.
     Echo,
     /// A WebSocket that sends this number of bytes; `None`: without end.
@@ -61,26 +63,45 @@ impl Request {
         if input.len() < read.length {
             return None;
         }
-        if !read.key.is_empty() {
-            read.kind = kind(request.path.unwrap_or_default());
-        }
+        read.kind = kind(request.path.unwrap_or_default(), !read.key.is_empty());
         Some(Ok(read))
     }
 
-    /// Appends the reply: its header, and its body if it has one.
+    /// Appends the reply: its header, and its body if it has one. The bytes of [`Request::body`] follow.
     pub(super) fn answer(&self, out: &mut Vec<u8>, head: &[u8], body: &[u8]) {
-        if self.kind == RequestKind::Text {
-            out.extend_from_slice(head);
-            if !self.head_only {
-                out.extend_from_slice(body);
+        match self.kind {
+            RequestKind::Text => {
+                out.extend_from_slice(head);
+                if !self.head_only {
+                    out.extend_from_slice(body);
+                }
+                return;
             }
-            return;
+            RequestKind::Body(bytes) => {
+                let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {bytes}\r\n\r\n");
+                out.extend_from_slice(head.as_bytes());
+                return;
+            }
+            RequestKind::Echo | RequestKind::Bulk(_) => {}
         }
         out.extend_from_slice(
             b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\nsec-websocket-accept: ",
         );
         out.extend_from_slice(accept(&self.key).as_bytes());
         out.extend_from_slice(b"\r\n\r\n");
+    }
+
+    /// Bytes of a body that [`Request::answer`] has left out.
+    pub(super) fn body(&self) -> u64 {
+        match self.kind {
+            RequestKind::Body(bytes) if !self.head_only => bytes,
+            _ => 0,
+        }
+    }
+
+    /// Whether the connection becomes a WebSocket.
+    pub(super) fn is_upgrade(&self) -> bool {
+        matches!(self.kind, RequestKind::Echo | RequestKind::Bulk(_))
     }
 
     fn field(&mut self, field: &httparse::Header<'_>) -> Result<(), InvalidRequest> {
@@ -100,13 +121,15 @@ impl Request {
     }
 }
 
-fn kind(target: &str) -> RequestKind {
+fn kind(target: &str, upgrade: bool) -> RequestKind {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    if !path.ends_with("/bulk") {
-        return RequestKind::Echo;
+    let bytes = || query.split('&').find_map(|pair| pair.strip_prefix("bytes=")?.parse().ok());
+    match (path.ends_with("/bulk"), upgrade) {
+        (true, true) => RequestKind::Bulk(bytes()),
+        (true, false) => bytes().map_or(RequestKind::Text, RequestKind::Body),
+        (false, true) => RequestKind::Echo,
+        (false, false) => RequestKind::Text,
     }
-    let bytes = query.split('&').find_map(|pair| pair.strip_prefix("bytes=")?.parse().ok());
-    RequestKind::Bulk(bytes)
 }
 
 #[cfg(test)]
@@ -139,6 +162,10 @@ mod tests {
         assert_eq!(kind("/"), RequestKind::Echo);
         assert_eq!(kind("/a/bulk"), RequestKind::Bulk(None));
         assert_eq!(kind("/bulk?x=1&bytes=42"), RequestKind::Bulk(Some(42)));
-        assert_eq!(parse("GET /bulk HTTP/1.1\r\n\r\n").unwrap().unwrap().kind, RequestKind::Text);
+        let plain = |request: &str| parse(request).unwrap().unwrap();
+        assert_eq!(plain("GET /bulk HTTP/1.1\r\n\r\n").kind, RequestKind::Text);
+        let get = plain("GET /bulk?bytes=7 HTTP/1.1\r\n\r\n");
+        assert_eq!((get.kind, get.body()), (RequestKind::Body(7), 7));
+        assert_eq!(plain("HEAD /bulk?bytes=7 HTTP/1.1\r\n\r\n").body(), 0);
     }
 }

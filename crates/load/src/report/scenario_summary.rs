@@ -132,6 +132,9 @@ fn arrival_sentence(scenario: &Scenario) -> String {
     let transport = match scenario.client {
         ClientKind::PollingUpgrade => format!(" (polling, then an upgrade; {eio})"),
         ClientKind::WebSocket => format!(" (WebSocket only; {eio})"),
+        ClientKind::Polling if scenario.single_connection => {
+            format!(" (polling only, over one connection each; {eio})")
+        }
         ClientKind::Polling => format!(" (polling only; {eio})"),
         _ => String::new(),
     };
@@ -173,7 +176,13 @@ fn message_sentence(scenario: &Scenario) -> Option<String> {
                 formatting::bytes(messages.size as u64)
             )
         }
-        ClientKind::Http => "sends a request".to_owned(),
+        ClientKind::Http => match scenario.read_rate {
+            None => "sends a request".to_owned(),
+            Some(rate) => {
+                let rate = formatting::bytes(rate as u64);
+                format!("sends a request, of whose reply it reads {rate} per second,")
+            }
+        },
         ClientKind::Bulk | ClientKind::Connect => return None,
     };
     let when = match messages.pace {
@@ -184,7 +193,10 @@ fn message_sentence(scenario: &Scenario) -> Option<String> {
     };
     let until = match (messages.count, messages.repeat) {
         (None, _) => String::new(),
-        (Some(most), false) => format!(", {} in total", formatting::counted(most, "time", "times")),
+        (Some(most), false) => {
+            let stays = if messages.stay { ", and then stays connected" } else { "" };
+            format!(", {} in total{stays}", formatting::counted(most, "time", "times"))
+        }
         (Some(most), true) => {
             let times = formatting::counted(most, "time", "times");
             format!(", {times}; then a new client replaces it")

@@ -77,6 +77,8 @@ impl Scenario {
             broadcast_every: nonzero("broadcast-every", options.broadcast_every)?,
             reconnect: !options.no_reconnect,
             timeout: nonzero("timeout", options.timeout)?.unwrap_or(Duration::from_secs(20)),
+            single_connection: single_connection(&options, client)?,
+            read_rate: read_rate(&options, client)?,
             sources: 1,
             threads: in_range("threads", threads, 1, MAX_THREADS)?,
             mode,
@@ -180,6 +182,15 @@ fn messages(options: &Options, client: ClientKind) -> anyhow::Result<Messages> {
         "repeat needs messages, the number of messages after which a client is replaced"
     );
     ensure!(
+        !options.stay || (options.messages.is_some() && !options.repeat),
+        "stay needs messages, after the last of which the client stays, and excludes repeat"
+    );
+    ensure!(
+        !options.stay || !matches!(client, ClientKind::Bulk | ClientKind::Connect),
+        "stay has no effect: {} clients send no messages",
+        client.name()
+    );
+    ensure!(
         pace != Pace::Silent || options.messages.is_none(),
         "messages needs clients that send: give every or think"
     );
@@ -188,11 +199,26 @@ fn messages(options: &Options, client: ClientKind) -> anyhow::Result<Messages> {
         pace,
         count: options.messages,
         repeat: options.repeat,
+        stay: options.stay,
         size: in_range("size", size, 0, MAX_PAYLOAD)?,
         payload: options.payload.unwrap_or(Payload::Text),
         event: options.event.clone().unwrap_or_else(|| "echo".to_owned()),
         answer: options.answer.unwrap_or(Answer::Ack),
     })
+}
+
+fn single_connection(options: &Options, client: ClientKind) -> anyhow::Result<bool> {
+    ensure!(
+        !options.single_connection || (client == ClientKind::Polling && options.silent),
+        "single-connection needs silent polling clients: give client polling and silent"
+    );
+    Ok(options.single_connection)
+}
+
+fn read_rate(options: &Options, client: ClientKind) -> anyhow::Result<Option<usize>> {
+    let Some(rate) = options.read_rate else { return Ok(None) };
+    ensure!(client == ClientKind::Http, "read-rate needs HTTP clients: give client http");
+    in_range("read-rate", rate.0, 1, MAX_PAYLOAD).map(Some)
 }
 
 fn mode_of(options: &Options) -> anyhow::Result<Mode> {

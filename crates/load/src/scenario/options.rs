@@ -61,6 +61,9 @@ pub(crate) struct Options {
     /// Replace each client that has ended by a new one
     #[arg(long, help_heading = "Messages")]
     pub(crate) repeat: bool,
+    /// Stay connected after the last message, until the end of the run
+    #[arg(long, requires = "messages", conflicts_with = "repeat", help_heading = "Messages")]
+    pub(crate) stay: bool,
     /// Size of a payload: 64, 4KiB… [default: 64]
     #[arg(long, value_name = "SIZE", help_heading = "Messages")]
     pub(crate) size: Option<SizeArg>,
@@ -86,6 +89,14 @@ pub(crate) struct Options {
     /// Do not resume TLS sessions: make each handshake a full one
     #[arg(long, help_heading = "Connections")]
     pub(crate) no_resume: bool,
+    /// Silent polling clients use one connection: a POST is sent before the next poll, and the client leaves
+    /// by closing the connection; by default, polls and POSTs have a connection each, as in real clients
+    #[arg(long, help_heading = "Connections")]
+    pub(crate) single_connection: bool,
+    /// Bytes per second that an HTTP client reads of a reply, with no maximum time for the reply: 16KiB…
+    /// [default: as fast as they arrive]
+    #[arg(long, value_name = "SIZE", help_heading = "Connections")]
+    pub(crate) read_rate: Option<SizeArg>,
     /// Send this header with every request ("Name: value"); repeatable
     #[arg(long = "header", value_name = "FIELD", help_heading = "Connections")]
     #[serde(rename = "header")]
@@ -253,6 +264,7 @@ impl Options {
             silent: self.silent || (file.silent && !spoken),
             messages: self.messages.or(file.messages),
             repeat: self.repeat || file.repeat,
+            stay: self.stay || file.stay,
             size: self.size.or(file.size),
             payload: self.payload.or(file.payload),
             event: self.event.or(file.event),
@@ -261,6 +273,8 @@ impl Options {
             insecure: self.insecure || (file.insecure && !trust),
             ca: self.ca.or(file.ca.filter(|_| !trust)),
             no_resume: self.no_resume || file.no_resume,
+            single_connection: self.single_connection || file.single_connection,
+            read_rate: self.read_rate.or(file.read_rate),
             headers: list(self.headers, file.headers),
             sources: self.sources.or(file.sources),
             threads: self.threads.or(file.threads),

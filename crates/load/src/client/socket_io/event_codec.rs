@@ -166,8 +166,16 @@ mod tests {
     fn codec_for(payload: Payload) -> EventCodec {
         let pace = Pace::Every(Duration::from_secs(1));
         let (event, answer) = ("echo".to_owned(), Answer::Ack);
-        let messages =
-            Messages { pace, count: None, repeat: false, size: 20, payload, event, answer };
+        let messages = Messages {
+            pace,
+            count: None,
+            repeat: false,
+            stay: false,
+            size: 20,
+            payload,
+            event,
+            answer,
+        };
         EventCodec::new(&messages, 1)
     }
 

@@ -3,6 +3,8 @@
 //! Works as the real client: one GET is always pending, one POST at a time carries the outbox, and the probe
 //! of a WebSocket runs in parallel. After the answer to the probe no new GET follows; when the server has
 //! answered the pending one, the session moves to the WebSocket.
+//!
+//! Only a client with a single connection differs: its POSTs are sent between two polls.
 
 use std::{
     future::{Future, pending},
@@ -153,15 +155,29 @@ impl<'c> Requests<'c> {
         if self.websocket.is_some() {
             return self.websocket.take_if(|_| idle);
         }
+        if self.context.scenario.single_connection {
+            if idle && outbox.is_empty() {
+                self.get = Some(self.exchange(Method::GET, Bytes::new(), HeaderMap::new(), None));
+            } else if idle {
+                self.post = Some(self.post_fitting(outbox));
+            }
+            return None;
+        }
         if self.get.is_none() {
             self.get = Some(self.exchange(Method::GET, Bytes::new(), HeaderMap::new(), None));
         }
         if self.post.is_none() && !outbox.is_empty() {
-            let fitting = Frame::fitting(outbox, self.max_payload);
-            self.post = Some(self.post(&outbox[..fitting]));
-            outbox.drain(..fitting);
+            self.post = Some(self.post_fitting(outbox));
         }
         None
+    }
+
+    /// Sends as many frames of the outbox as fit in a POST.
+    fn post_fitting(&mut self, outbox: &mut Vec<Frame>) -> Exchange<'c> {
+        let fitting = Frame::fitting(outbox, self.max_payload);
+        let exchange = self.post(&outbox[..fitting]);
+        outbox.drain(..fitting);
+        exchange
     }
 
     /// Whether no request except the poll is pending.
@@ -279,9 +295,10 @@ impl<'c> Requests<'c> {
         }
     }
 
-    /// Disconnects from the namespace and closes the session. Gives up after a timeout.
+    /// Disconnects from the namespace and closes the session. Gives up after a timeout. A client with a single
+    /// connection only closes that: its poll is pending.
     async fn close(&mut self, session: &Session<'_>) {
-        if self.sid.is_none() {
+        if self.sid.is_none() || self.context.scenario.single_connection {
             return;
         }
         let left = session.is_connected().then(|| session.disconnect_packet());
@@ -365,3 +382,6 @@ async fn take_when_ready<F: Future + Unpin>(slot: &mut Option<F>) -> F::Output {
         None => pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

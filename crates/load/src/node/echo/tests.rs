@@ -34,6 +34,18 @@ async fn requests_are_answered_over_one_connection() {
 }
 
 #[tokio::test]
+async fn body_has_the_requested_length_and_the_next_request_is_answered() {
+    let mut tcp = TcpStream::connect(echo_server().await).await.unwrap();
+    let requests = "GET /bulk?bytes=300000 HTTP/1.1\r\n\r\nGET / HTTP/1.0\r\n\r\n";
+    tcp.write_all(requests.as_bytes()).await.unwrap();
+    let mut replies = Vec::new();
+    tcp.read_to_end(&mut replies).await.unwrap();
+    let head = b"HTTP/1.1 200 OK\r\ncontent-length: 300000\r\n\r\n";
+    assert!(replies.starts_with(head));
+    assert_eq!(replies[head.len() + 300_000..], [REPLY_HEAD, REPLY_BODY].concat());
+}
+
+#[tokio::test]
 async fn invalid_request_is_rejected() {
     let mut tcp = TcpStream::connect(echo_server().await).await.unwrap();
     tcp.write_all(b"\x16\x03\x01 hello\r\n\r\n").await.unwrap();

@@ -72,6 +72,23 @@ fn invalid_options_are_rejected_with_a_reason() {
             "repeat = true",
             "repeat needs messages, the number of messages after which a client is replaced",
         ),
+        (
+            "stay = true",
+            "stay needs messages, after the last of which the client stays, and excludes repeat",
+        ),
+        (
+            "stay = true\nmessages = 1\nclient = 'connect'",
+            "stay has no effect: connect clients send no messages",
+        ),
+        (
+            "single-connection = true\nclient = 'polling'",
+            "single-connection needs silent polling clients: give client polling and silent",
+        ),
+        ("read-rate = '1KiB'", "read-rate needs HTTP clients: give client http"),
+        (
+            "read-rate = 0\nclient = 'http'",
+            "invalid value 0 for read-rate: use a number from 1 to 67108864",
+        ),
         ("messages = 1\nsilent = true", "messages needs clients that send: give every or think"),
         ("header = ['x']", "invalid header \"x\": write it as 'Name: value'"),
         (
