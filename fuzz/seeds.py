@@ -4,7 +4,8 @@
     fuzz/seeds.py PATH/TO/moorline-load
 
 ClientHellos come from openssl s_client, curl, chromium and rustls (moorline-load); PROXY headers from
-HAProxy and curl, or are written by hand if no program sends them. Programs that are missing are skipped,
+HAProxy and curl, or are written by hand if no program sends them. Chunked bodies come from curl, or are
+written by hand; the names of invalid ones begin with `bad-`. Programs that are missing are skipped,
 and so are their seeds. Needs Debian's openssl, curl, chromium and haproxy.
 """
 
@@ -191,6 +192,43 @@ def proxy_headers():
         keep("proxy_header", name, data)
 
 
+def chunked(data):
+    """The body of a request, if its last chunk has arrived."""
+    _, end, body = data.partition(b"\r\n\r\n")
+    return len(data) if end and body.endswith(b"\r\n0\r\n\r\n") else 0
+
+
+def bodies():
+    upload = ["curl", "-s", "-H", "Expect:", "-H", "Transfer-Encoding: chunked", "--data-binary", f"@{__file__}"]
+    request = first_bytes([*upload, "http://127.0.0.1:{port}/"], chunked)
+    keep("body", "curl", request and request.partition(b"\r\n\r\n")[2])
+    for name, data in {
+        "empty": b"0\r\n\r\n",
+        "next": b"3\r\nabc\r\n0\r\n\r\nGET / HTTP/1.1\r\n\r\n",
+        "zeros": b"0000000000000003\r\nabc\r\n000\r\n\r\n",
+        "extensions": b'3;a=1 ; b="x\\";y"\r\nabc\r\nA\t;\xe9\r\n0123456789\r\n0;end\r\n\r\n',
+        "grpc": b"5\r\n\0\0\0\0\0\r\n0\r\ngrpc-status: 0\r\nGrpc-Message:\r\n\r\n",
+        "forbidden": b"0\r\nContent-Length: 5\r\nETag: \"x\"\r\nX_Forwarded_For: 1\r\n\r\n",
+        "all-forbidden": b"1\r\nx\r\n0\r\nHost: a\r\nCookie: b\r\n\r\n",
+        "framing-in-data": b"7\r\n\r\n0\r\n\r\n\r\n0\r\n\r\n",
+        "bad-sign": b"+3\r\nabc\r\n0\r\n\r\n",
+        "bad-prefix": b"0x3\r\nabc\r\n0\r\n\r\n",
+        "bad-overflow": b"10000000000000000\r\nabc\r\n0\r\n\r\n",
+        "bad-large": b"20000000000001\r\nabc",
+        "bad-padding": b"3 \r\nabc\r\n0\r\n\r\n",
+        "bad-extension-lf": b"3;a\nb\r\nabc\r\n0\r\n\r\n",
+        "bad-extension-cr": b"3;a\rb\r\nabc\r\n0\r\n\r\n",
+        "bad-bare-lf": b"3\nabc\n0\n\n",
+        "bad-chunk-end": b"3\r\nabcd\r\n0\r\n\r\n",
+        "bad-trailer-fold": b"0\r\na: b\r\n c\r\n\r\n",
+        "bad-trailer-space": b"0\r\na : b\r\n\r\n",
+        "bad-trailer-lf": b"0\r\na: b\n\r\n",
+        "bad-incomplete": b"5\r\nabc",
+    }.items():
+        keep("body", name, data)
+
+
 if __name__ == "__main__":
+    bodies()
     client_hellos(sys.argv[1] if len(sys.argv) > 1 else "moorline-load")
     proxy_headers()

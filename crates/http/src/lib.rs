@@ -10,4 +10,4 @@
 
 mod body;
 
-pub use body::{BodyLength, ChunkedOutput};
+pub use body::{BodyDecoder, BodyFault, BodyLength, ChunkedOutput, Decoded};

@@ -1,0 +1,13 @@
+//! Properties of the parsers, and comparisons with hyper.
+
+#[cfg(test)]
+#[path = "../../../../fuzz/checks/body.rs"]
+mod body_checks;
+#[cfg(test)]
+mod body_hyper;
+#[cfg(test)]
+mod body_splits;
+#[cfg(test)]
+mod fuzz_seeds;
+#[cfg(test)]
+mod generators;
