@@ -20,6 +20,7 @@ mod budget;
 pub mod connect;
 pub mod connector;
 mod diagnosis;
+pub mod kept;
 mod limits;
 pub mod load;
 pub mod outlier;
@@ -36,7 +37,8 @@ pub use backend::{
 pub use connect::{ConnectError, connect};
 pub use connector::BackendConnector;
 pub use diagnosis::{CheckFailure, Diagnosis};
+pub use kept::KeptConnection;
 pub use outlier::EjectionReason;
 pub use pool::{Pool, source};
 pub use recovery::TICK_INTERVAL;
-pub use reuse::{ANY_AGE, Acquired, Permit, Reusable};
+pub use reuse::{ANY_AGE, Acquired, CloseWatch, Permit, Reusable};

@@ -44,7 +44,7 @@ use crate::{
     shared,
     upstream::{
         ANY_AGE, Acquired, Backend, BackendConnector, ConnectError, ConnectionGuard, Permit,
-        RequestGuard, Reusable,
+        RequestGuard,
     },
 };
 
@@ -425,7 +425,7 @@ impl Lease {
     pub(super) fn give_back(self) {
         if let Some(keep) = self.keep
             && self.progress.is_done()
-            && self.connection.is_open()
+            && !self.connection.sender.is_closed()
         {
             let epoch = self.connection.epoch;
             self.sample.backend.idle().put_back(self.connection, keep, epoch);

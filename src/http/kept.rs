@@ -5,6 +5,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    task::Context,
     time::{Duration, Instant},
 };
 
@@ -76,11 +77,12 @@ impl H1Connection {
 }
 
 impl Reusable for H1Connection {
-    fn is_open(&self) -> bool {
+    /// The driver records a close.
+    fn is_open(&mut self, _close: &mut Context<'_>) -> bool {
         !self.sender.is_closed()
     }
 
-    fn set_idle(&self, since: Option<Instant>) {
+    fn set_idle(&mut self, since: Option<Instant>) {
         self.idle_since.set(since);
     }
 }

@@ -12,27 +12,50 @@
 use std::{
     any::Any,
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, MutexGuard, Once,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::Context,
     time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwapOption;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-use self::limit::ObservedLimit;
+use self::list::{IdleConnection, IdleConnections, List};
 use crate::config;
 
 mod limit;
+mod list;
+mod sweeper;
 
 /// A connection that can be reused.
 pub trait Reusable: Any + Send {
-    /// Whether the peer has not closed the connection, as far as is known. Called with the list locked:
-    /// must be quick and must not use the pool.
-    fn is_open(&self) -> bool;
+    /// Called when the connection becomes idle. A tracked connection wakes `close` when its peer may have
+    /// closed it. Called with the list locked: must be quick and must not use the pool.
+    fn watch(&mut self, _close: &mut Context<'_>) -> CloseWatch {
+        CloseWatch::Untracked
+    }
+
+    /// Whether the peer has not closed the connection, as far as is known; `close` as for
+    /// [`watch`](Self::watch). Called with the list locked, too.
+    fn is_open(&mut self, close: &mut Context<'_>) -> bool;
 
     /// Called when the connection becomes idle, with the time, or is in use again, with `None`. Called
     /// with the list locked, too.
-    fn set_idle(&self, _since: Option<Instant>) {}
+    fn set_idle(&mut self, _since: Option<Instant>) {}
+}
+
+/// Result of [`Reusable::watch`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseWatch {
+    /// The pool drops the connection when the peer closes it, and records the close.
+    Tracked,
+    /// The connection itself records that the peer closes it.
+    Untracked,
+    /// The peer has closed the connection already.
+    Closed,
 }
 
 /// An idle connection of any age is accepted.
@@ -40,28 +63,15 @@ pub const ANY_AGE: Duration = Duration::MAX;
 
 /// The idle connections of one backend, of any kind.
 pub struct IdlePool {
-    list: Mutex<List>,
+    idle: Arc<IdleConnections>,
+    /// Spawns the sweeper with the first tracked connection.
+    sweeper: Once,
+    /// How often the pool was cleared; changes while the list is locked.
+    epoch: AtomicU64,
     /// Permits of the current limit; `None` if unlimited.
     total: ArcSwapOption<Total>,
     /// Notified at each `put`: requests that wait for a permit can use the connection instead.
     returned: Notify,
-    /// After how long the backend closes idle connections.
-    observed: ObservedLimit,
-}
-
-struct List {
-    kept: VecDeque<IdleConnection>,
-    open: bool,
-    /// How often the list was cleared.
-    epoch: u64,
-    max: usize,
-    timeout: Duration,
-}
-
-struct IdleConnection {
-    connection: Box<dyn Reusable>,
-    since: Instant,
-    until: Instant,
 }
 
 struct Total {
@@ -86,20 +96,15 @@ pub enum Acquired<C> {
 impl IdlePool {
     /// Creates an empty, open pool with these limits.
     pub fn new(limits: &config::Reuse) -> Self {
-        let idle = Self {
-            list: Mutex::new(List {
-                kept: VecDeque::new(),
-                open: true,
-                epoch: 0,
-                max: limits.max_idle,
-                timeout: limits.idle_timeout,
-            }),
+        let pool = Self {
+            idle: Arc::new(IdleConnections::new(limits)),
+            sweeper: Once::new(),
+            epoch: AtomicU64::new(0),
             total: ArcSwapOption::empty(),
             returned: Notify::new(),
-            observed: ObservedLimit::new(Instant::now()),
         };
-        idle.limit(limits);
-        idle
+        pool.limit(limits);
+        pool
     }
 
     /// Changes the limits. Idle connections stay until they are taken, displaced or expired. Connections
@@ -123,42 +128,9 @@ impl IdlePool {
     /// Takes the open connection of type `C` that was used last. It has been idle for less than `age`, and
     /// for less than half of the backend's observed timeout. Closed and expired connections are dropped.
     pub fn take<C: Reusable>(&self, age: Duration) -> Option<Box<C>> {
-        let now = Instant::now();
-        let age = match self.observed.get(now) {
-            Some(limit) if age < ANY_AGE => age.min(limit / 2),
-            _ => age,
-        };
-        let mut dead = Vec::new();
-        let mut list = self.lock();
-        let mut at = list.kept.len();
-        let found = loop {
-            at = match at.checked_sub(1) {
-                Some(at) => at,
-                None => break None,
-            };
-            let kept = &list.kept[at];
-            if now.saturating_duration_since(kept.since) >= age {
-                // The connections before it are older.
-                break None;
-            }
-            let usable = kept.is_usable(now);
-            let is_c = (kept.connection.as_ref() as &dyn Any).is::<C>();
-            if usable && !is_c {
-                continue;
-            }
-            let kept = list.kept.remove(at);
-            if usable {
-                break kept;
-            }
-            dead.extend(kept);
-        };
-        // Closing a socket may take long, so unlock first.
-        drop(list);
-        drop(dead);
-        let IdleConnection { connection, .. } = found?;
+        let mut connection = self.idle.take::<C>(age)?;
         connection.set_idle(None);
-        let connection: Box<dyn Any> = connection;
-        connection.downcast().ok()
+        Some(connection)
     }
 
     /// Keeps a connection for the idle timeout or `keep`, whichever is shorter. If the pool is full, the
@@ -167,19 +139,29 @@ impl IdlePool {
         self.keep(connection, keep, None);
     }
 
-    fn keep<C: Reusable>(&self, connection: Box<C>, keep: Duration, epoch: Option<u64>) {
+    fn keep<C: Reusable>(&self, mut connection: Box<C>, keep: Duration, epoch: Option<u64>) {
         let now = Instant::now();
         let mut list = self.lock();
-        let old = epoch.is_some_and(|epoch| epoch != list.epoch);
+        let old = epoch.is_some_and(|epoch| epoch != self.epoch());
         if !list.open || list.max == 0 || old {
             drop(list);
             return;
         }
+        // Under the lock: if the peer closes the connection from now on, the sweeper finds it in the list.
+        let watch = connection.watch(&mut Context::from_waker(&self.idle.waker));
+        if watch == CloseWatch::Closed {
+            drop(list);
+            return;
+        }
+        let tracked = watch == CloseWatch::Tracked;
+        if tracked {
+            self.sweeper.call_once(|| sweeper::spawn(&self.idle));
+        }
         // Well before the backend's timeout, which began earlier; its close also takes time to arrive.
-        let observed = self.observed.get(now).map_or(Duration::MAX, |limit| limit / 4 * 3);
+        let observed = self.idle.observed.get(now).map_or(Duration::MAX, |limit| limit / 4 * 3);
         let until = now + keep.min(list.timeout).min(observed);
         connection.set_idle(Some(now));
-        list.kept.push_back(IdleConnection { connection, since: now, until });
+        list.kept.push_back(IdleConnection { connection, since: now, until, tracked });
         let surplus = list.trim();
         drop(list);
         drop(surplus);
@@ -194,13 +176,13 @@ impl IdlePool {
 
     /// Number of times that the pool was cleared.
     pub fn epoch(&self) -> u64 {
-        self.lock().epoch
+        self.epoch.load(Ordering::SeqCst)
     }
 
     /// Drops all idle connections, and connections in use when they are put back.
     pub fn clear(&self) {
         let mut list = self.lock();
-        list.epoch += 1;
+        self.epoch.fetch_add(1, Ordering::SeqCst);
         let dropped = std::mem::take(&mut list.kept);
         drop(list);
         drop(dropped);
@@ -217,12 +199,12 @@ impl IdlePool {
 
     /// Records that the backend closed a connection that had been idle for this time.
     pub fn closed_after(&self, idle: Duration) {
-        self.observed.record_close(idle, Instant::now());
+        self.idle.observed.record_close(idle, Instant::now());
     }
 
     /// The observed idle timeout of the backend; `None` if it is unknown.
     pub fn observed_limit(&self) -> Option<Duration> {
-        self.observed.get(Instant::now())
+        self.idle.observed.get(Instant::now())
     }
 
     /// Opens or closes the pool. Closing drops all connections and resets the observed timeout, because
@@ -233,7 +215,7 @@ impl IdlePool {
         list.open = open();
         let dropped = if list.open { VecDeque::new() } else { std::mem::take(&mut list.kept) };
         if !list.open {
-            self.observed.reset();
+            self.idle.observed.reset();
         }
         drop(list);
         drop(dropped);
@@ -251,12 +233,7 @@ impl IdlePool {
 
     /// Drops connections that have expired by `now` or are closed.
     pub fn sweep(&self, now: Instant) {
-        let mut list = self.lock();
-        let (kept, dead): (VecDeque<_>, VecDeque<_>) =
-            std::mem::take(&mut list.kept).into_iter().partition(|kept| kept.is_usable(now));
-        list.kept = kept;
-        drop(list);
-        drop(dead);
+        self.idle.sweep(now);
     }
 
     /// Waits for a permit to open one more connection. Returns immediately without a limit.
@@ -270,6 +247,12 @@ impl IdlePool {
     /// whichever comes first. If the limit is reached, the oldest idle connection is closed. Otherwise a
     /// permit would be free only after an idle connection expires.
     pub async fn acquire<C: Reusable>(&self, age: Duration) -> Acquired<C> {
+        if let Some(connection) = self.take(age) {
+            return Acquired::Idle(connection);
+        }
+        if self.total.load().is_none() {
+            return Acquired::Permit(Permit(None));
+        }
         loop {
             // Registered before `take`, so that a connection that is put in between is noticed.
             let mut returned = std::pin::pin!(self.returned.notified());
@@ -290,27 +273,19 @@ impl IdlePool {
     }
 
     fn lock(&self) -> MutexGuard<'_, List> {
-        self.list.lock().unwrap_or_else(PoisonError::into_inner)
+        self.idle.lock()
+    }
+}
+
+impl Drop for IdlePool {
+    fn drop(&mut self) {
+        self.idle.signal.end();
     }
 }
 
 impl std::fmt::Debug for IdlePool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("IdlePool").field("len", &self.len()).finish_non_exhaustive()
-    }
-}
-
-impl List {
-    /// Removes the oldest connections above the limit.
-    fn trim(&mut self) -> Vec<IdleConnection> {
-        let surplus = self.kept.len().saturating_sub(self.max);
-        self.kept.drain(..surplus).collect()
-    }
-}
-
-impl IdleConnection {
-    fn is_usable(&self, now: Instant) -> bool {
-        now < self.until && self.connection.is_open()
     }
 }
 

@@ -1,6 +1,6 @@
 //! Identity, guards, and which idle connections a backend keeps.
 
-use std::{sync::Arc, time::Duration};
+use std::{sync::Arc, task::Context, time::Duration};
 
 use super::{Backend, Lifecycle, RequestGuard, SessionGuard, Transition};
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
 struct TestConnection;
 
 impl Reusable for TestConnection {
-    fn is_open(&self) -> bool {
+    fn is_open(&mut self, _: &mut Context<'_>) -> bool {
         true
     }
 }

@@ -5,6 +5,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
+    task::Context,
     time::{Duration, Instant},
 };
 
@@ -22,7 +23,7 @@ struct Conn {
 }
 
 impl Reusable for Conn {
-    fn is_open(&self) -> bool {
+    fn is_open(&mut self, _: &mut Context<'_>) -> bool {
         self.open.load(SeqCst)
     }
 }
@@ -36,7 +37,7 @@ impl Drop for Conn {
 struct Other;
 
 impl Reusable for Other {
-    fn is_open(&self) -> bool {
+    fn is_open(&mut self, _: &mut Context<'_>) -> bool {
         true
     }
 }
@@ -177,7 +178,7 @@ fn smaller_limits_apply_immediately() {
 fn the_pool_works_after_a_panic_with_the_lock_held() {
     struct Bad;
     impl Reusable for Bad {
-        fn is_open(&self) -> bool {
+        fn is_open(&mut self, _: &mut Context<'_>) -> bool {
             panic!("a broken connection");
         }
     }
