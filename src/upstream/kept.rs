@@ -1,4 +1,4 @@
-//! A connection to a backend between two requests, without a task of its own.
+//! A connection to a backend between two requests, which needs no task.
 //!
 //! The connection is owned by the request that uses it, or by the backend's
 //! [`IdlePool`](super::reuse::IdlePool). While it is idle, the runtime's readiness of the socket says

@@ -8,7 +8,7 @@
 //!
 //! Most backends have no limit; counting is then one atomic addition. One word holds the count and the
 //! generation of the limit, so that each change of the count sees whether a limit applies to it. A limit
-//! has a semaphore of its own, which begins with what the count leaves free when the limit begins.
+//! has its own semaphore, which begins with what the count leaves free when the limit begins.
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,

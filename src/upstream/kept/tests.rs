@@ -76,7 +76,7 @@ fn take(pool: &IdlePool) -> Option<Box<KeptConnection>> {
     pool.take(ANY_AGE)
 }
 
-/// Waits until the pool keeps this many connections. Nobody takes one or sweeps meanwhile.
+/// Waits until the pool keeps this many connections, which only the sweeper changes.
 async fn until_kept(pool: &IdlePool, count: usize) {
     let all = async {
         while pool.len() != count {
