@@ -3,8 +3,8 @@
 //! The connection is owned by the request that uses it, or by the backend's
 //! [`IdlePool`](super::reuse::IdlePool). While it is idle, the runtime's readiness of the socket says
 //! whether anything has happened: if not, the connection is open, and finding that out takes no system
-//! call. Whatever arrives on an idle connection makes it unusable: its end, or bytes that nobody asked
-//! for. TLS messages without application data, such as session tickets, are read and change nothing.
+//! call. Whatever arrives on an idle connection makes it unusable: its end, or bytes without
+//! a request. TLS messages without application data, such as session tickets, are read and change nothing.
 //!
 //! The pool's waker is stored with the socket while the connection is idle. A request that reads from
 //! the connection replaces the waker by its own. This module knows no protocol but TLS.
