@@ -51,6 +51,7 @@ use std::{
 
 use tokio::{
     sync::{mpsc, oneshot},
+    task::{JoinSet, spawn_blocking},
     time::Instant,
 };
 
@@ -79,7 +80,7 @@ use crate::{
     api::ReloadState,
     config::{self, Config},
     net::tls::{self, TicketKeys},
-    observe::AccessLog,
+    observe::{AccessLog, LogEnd},
     shared::SharedState,
     sticky::CookieKeys,
     systemd::Notifier,
@@ -126,6 +127,8 @@ pub struct ControlTask {
     on_down: OnDown,
     handoff: HandoffState,
     acme: acme::ManagedCertificates,
+    /// Access logs that were replaced and may still write their last lines.
+    old_logs: Vec<LogEnd>,
     /// The process shuts down and accepts nothing.
     shutting_down: bool,
     /// Notifies the service manager.
@@ -135,8 +138,6 @@ pub struct ControlTask {
 /// A request to the control task.
 #[derive(Debug)]
 pub enum ControlRequest {
-    /// A watched file has changed: reload.
-    FileChanged,
     /// Plan and apply this configuration of the file.
     Apply(Box<Config>, oneshot::Sender<Result<Changes, CommandError>>),
     /// SIGHUP: reopen the access log and reload.
@@ -163,10 +164,10 @@ impl ControlTask {
         again: mpsc::WeakSender<ControlRequest>,
     ) {
         self.file = file;
-        self.discovery.report_to(again.clone());
+        self.discovery.report_to(again);
         self.discovery.follow(&self.file_config.pools, |pool| self.overlay.last_good(pool));
         if self.file.is_some() {
-            self.watcher = Some(Watcher::new(again, self.file_config.reload));
+            self.watcher = Some(Watcher::new(self.file_config.reload));
             // The file may have changed between the first load and the first watch.
             let _ = self.reload(ReloadCause::Start, None).await;
         }
@@ -195,6 +196,9 @@ impl ControlTask {
                         return;
                     }
                 }
+                () = changed(self.watcher.as_ref()) => {
+                    self.reload_and_notify(ReloadCause::FileChange).await;
+                }
                 () = tick(&mut alive) => self.notifier.alive(),
                 _ = housekeeping.tick() => self.run_housekeeping(),
                 _ = pools.tick() => self.tick_pools(),
@@ -207,9 +211,6 @@ impl ControlTask {
     /// Serves any request except a shutdown.
     async fn serve(&mut self, request: ControlRequest) {
         match request {
-            ControlRequest::FileChanged => {
-                self.reload_and_notify(ReloadCause::FileChange).await;
-            }
             ControlRequest::Hangup => {
                 self.reopen_logs();
                 self.reload_and_notify(ReloadCause::Signal).await;
@@ -226,11 +227,22 @@ impl ControlTask {
         }
     }
 
+    /// Reopens the log files after a rotation. A slow disk does not delay the control task.
     fn reopen_logs(&self) {
-        tls::reopen_key_logs();
-        if let Err(error) = self.proxy.log.load().reopen() {
-            tracing::error!(%error, "cannot reopen the access log; writing to the old file");
-        }
+        let log = self.proxy.log.load_full();
+        spawn_blocking(move || {
+            tls::reopen_key_logs();
+            if let Err(error) = log.reopen() {
+                tracing::error!(%error, "cannot reopen the access log; writing to the old file");
+            }
+        });
+    }
+
+    /// Writes new access-log lines to `log`. The old log writes its last lines by itself.
+    fn replace_log(&mut self, log: AccessLog) {
+        self.old_logs.retain(|end| !end.is_reached());
+        self.old_logs.extend(self.proxy.log.load().end());
+        self.proxy.log.store(Arc::new(log));
     }
 
     /// Plans and applies the answer of a pool's source.
@@ -313,7 +325,7 @@ impl ControlTask {
         if deadline_passed {
             self.cut().await;
         }
-        self.finish_shutdown();
+        self.finish_shutdown().await;
     }
 
     /// Answers status queries until the end. Dropping any other request reports that the process shuts down.
@@ -323,13 +335,25 @@ impl ControlTask {
         }
     }
 
-    /// Stops probes and writes out the access log.
-    fn finish_shutdown(&mut self) {
+    /// Stops probes and writes out the access logs.
+    async fn finish_shutdown(&mut self) {
         self.probes.values().for_each(Probing::stop);
-        // Dropping the log writes out its buffer.
         if let Ok(off) = AccessLog::open(&config::AccessLogConfig::Off, Default::default()) {
-            self.proxy.log.store(Arc::new(off));
+            self.replace_log(off);
         }
+        let mut writing = JoinSet::new();
+        for end in self.old_logs.drain(..) {
+            writing.spawn_blocking(move || end.wait());
+        }
+        writing.join_all().await;
+    }
+}
+
+/// Resolves when a watched file has changed; never without a watcher.
+async fn changed(watcher: Option<&Watcher>) {
+    match watcher {
+        Some(watcher) => watcher.changed().await,
+        None => std::future::pending().await,
     }
 }
 

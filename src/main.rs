@@ -73,6 +73,7 @@ enum Command {
 fn main() -> ExitCode {
     let command = Cli::parse().command;
     let serves = command.serves();
+    let flush = serves.then(log::queue);
     log::init();
     match start(command) {
         Ok(code) => code,
@@ -80,7 +81,10 @@ fn main() -> ExitCode {
             // Faults of a file have their own format, and come before the first line of the log.
             match serves && !error.is::<Faults>() {
                 true => log::fatal(&format!("{error:#}")),
-                false => eprintln!("{error:#}"),
+                false => {
+                    drop(flush);
+                    eprintln!("{error:#}");
+                }
             }
             ExitCode::FAILURE
         }

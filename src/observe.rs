@@ -19,3 +19,4 @@ pub use names::ChosenBy;
 pub use notices::{ForwardingFault, Notices};
 pub use record::{RouteLabel, StreamEnd, StreamKind, StreamRecord, StreamStart};
 pub use redact::Redaction;
+pub use sink::LogEnd;

@@ -7,7 +7,9 @@
 pub(super) mod error;
 mod pools;
 
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{collections::HashMap, fmt, io, sync::Arc};
+
+use tokio::task::spawn_blocking;
 
 pub(crate) use self::error::ApplyError;
 use self::pools::Members;
@@ -94,7 +96,9 @@ impl ControlTask {
             None
         } else {
             let dropped = self.proxy.metrics.access_log_dropped.clone();
-            Some(AccessLog::open(&config.access_log, dropped)?)
+            let settings = config.access_log.clone();
+            let open = spawn_blocking(move || AccessLog::open(&settings, dropped));
+            Some(open.await.map_err(io::Error::other)??)
         };
         // After the other steps: this may create a key log file, or restrict access to an existing one.
         let listeners = self.listener_snapshots(&config, &issued)?;
@@ -122,7 +126,7 @@ impl ControlTask {
         self.proxy.snapshot.store(Arc::new(snapshot));
         self.proxy.sids.resize(&config.sessions);
         if let Some(log) = log {
-            self.proxy.log.store(Arc::new(log));
+            self.replace_log(log);
         }
         let removed = self.drain_removed(&config);
         self.keep_removed_pools(&config);

@@ -360,7 +360,7 @@ impl ControlTask {
         if timeout(STATE_INTERVAL, &mut feed).await.is_err() {
             feed.abort();
         }
-        self.finish_shutdown();
+        self.finish_shutdown().await;
         tracing::info!("no connection is left; this process ends");
         for answer in shutdowns {
             let _ = answer.send(());

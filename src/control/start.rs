@@ -67,6 +67,7 @@ impl ControlTask {
             on_down: OnDown::default(),
             handoff,
             acme,
+            old_logs: Vec::new(),
             shutting_down: false,
             notifier: Notifier::new(from.takes_over),
         };

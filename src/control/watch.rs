@@ -7,6 +7,10 @@
 //!
 //! Each load renews both, also if the configuration is rejected. A file that is written in pieces is loaded
 //! once: a reload waits until the folders are quiet.
+//!
+//! No change is lost. [`Watcher::changed`] stays ready until the control task takes it, however long that
+//! task is busy; several changes are one. Lost events and a failure of inotify count as a change of every
+//! file, and after a failure the contents are compared more often.
 
 mod contents;
 mod folders;
@@ -21,7 +25,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{Mutex, Notify, mpsc, watch},
+    sync::{Mutex, Notify, watch},
     task::spawn_blocking,
     time::{Instant, sleep_until},
 };
@@ -31,7 +35,6 @@ use self::{
     contents::Contents,
     folders::{FolderEvent, Folders},
 };
-use super::ControlRequest;
 use crate::config::{
     Config, Reload,
     check::{CheckedConfig, Faults},
@@ -46,7 +49,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(2);
 /// Longest time between two comparisons while a folder cannot be watched.
 const UNWATCHED: Duration = Duration::from_secs(5);
 
-/// Watches the files of a configuration and requests reloads until it is dropped.
+/// Watches the files of a configuration and reports changes until it is dropped.
 pub(super) struct Watcher {
     files: WatchedFiles,
     _task: AbortOnDropHandle<()>,
@@ -66,6 +69,8 @@ struct WatchShared {
     /// The last load has timed out and is repeated.
     late: AtomicBool,
     wake: Notify,
+    /// Holds a permit while a change is not taken.
+    changed: Notify,
 }
 
 #[derive(Default)]
@@ -79,19 +84,29 @@ struct WatchState {
 impl Watcher {
     /// Watches nothing until [`WatchedFiles::watch_checked`] loads a configuration. `settings` apply until
     /// then.
-    pub(super) fn new(requests: mpsc::WeakSender<ControlRequest>, settings: Reload) -> Self {
+    pub(super) fn new(settings: Reload) -> Self {
+        Self::on(Folders::new(), settings)
+    }
+
+    fn on(folders: Folders, settings: Reload) -> Self {
         let Reload { watch, interval, .. } = settings;
         let shared = WatchShared {
             state: Mutex::new(WatchState { watch, interval, ..WatchState::default() }),
-            folders: Folders::new(),
+            folders,
             every: watch::Sender::new(None),
             overtaken: AtomicBool::new(false),
             late: AtomicBool::new(false),
             wake: Notify::new(),
+            changed: Notify::new(),
         };
         let files = WatchedFiles(Arc::new(shared));
-        let task = tokio::spawn(run(files.clone(), requests));
+        let task = tokio::spawn(run(files.clone()));
         Self { files, _task: AbortOnDropHandle::new(task) }
+    }
+
+    /// Resolves when a file has changed since the last call. Cancel-safe.
+    pub(super) async fn changed(&self) {
+        self.files.0.changed.notified().await;
     }
 
     /// The watched files.
@@ -163,8 +178,8 @@ impl WatchedFiles {
     }
 }
 
-/// Requests a reload after each change.
-async fn run(files: WatchedFiles, requests: mpsc::WeakSender<ControlRequest>) {
+/// Reports each change when the folders are quiet.
+async fn run(files: WatchedFiles) {
     let mut every = files.0.every.subscribe();
     let mut compared = Instant::now();
     let mut wait: Option<QuietPeriod> = None;
@@ -183,10 +198,7 @@ async fn run(files: WatchedFiles, requests: mpsc::WeakSender<ControlRequest>) {
             }
             () = until(wait.map(|wait| wait.until)) => {
                 wait = None;
-                let Some(requests) = requests.upgrade() else { return };
-                if requests.send(ControlRequest::FileChanged).await.is_err() {
-                    return;
-                }
+                files.0.changed.notify_one();
             }
             () = until(interval.map(|interval| compared + interval)) => {
                 if files.compare().await {
@@ -224,30 +236,69 @@ async fn until(at: Option<Instant>) {
 
 #[cfg(test)]
 mod tests {
+    use std::{fs, path::Path};
+
+    use tokio::time::timeout;
+
     use super::*;
     use crate::config::{Content, Reading};
+
+    /// Settings under which only events report changes.
+    const SETTINGS: Reload =
+        Reload { watch: true, interval: Duration::from_secs(3600), max_disconnects: None };
+
+    /// Loads a file with the content `one`.
+    async fn load(watcher: &Watcher, path: &Path) {
+        let (files, path) = (watcher.files(), path.to_owned());
+        let load = move || {
+            let readings = vec![Reading { path, content: Content::of(b"one") }];
+            files.watch_checked(|| CheckedConfig { outcome: Err(Faults(Vec::new())), readings })
+        };
+        spawn_blocking(load).await.unwrap().unwrap_err();
+    }
+
+    #[tokio::test]
+    async fn a_change_waits_until_it_is_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("f");
+        fs::write(&path, "one").unwrap();
+        let watcher = Watcher::new(SETTINGS);
+        load(&watcher, &path).await;
+        fs::write(&path, "two").unwrap();
+        // The change is not taken while the folders become quiet.
+        tokio::time::sleep(QUIET * 3).await;
+        watcher.changed().await;
+        assert!(timeout(QUIET * 3, watcher.changed()).await.is_err(), "taken once");
+    }
+
+    #[tokio::test]
+    async fn a_failure_of_inotify_is_a_change_and_contents_are_compared_from_then_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("f");
+        fs::write(&path, "one").unwrap();
+        let watcher = Watcher::on(Folders::failing(), SETTINGS);
+        load(&watcher, &path).await;
+        timeout(LONGEST_WAIT, watcher.changed()).await.expect("a failure of inotify was ignored");
+        load(&watcher, &path).await;
+        assert_eq!(*watcher.files.0.every.borrow(), Some(UNWATCHED));
+        let events = watcher.files.0.folders.events();
+        assert!(timeout(QUIET, events).await.is_err(), "the failure is reported once");
+    }
 
     #[tokio::test]
     async fn a_late_load_is_repeated_once_in_a_row() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("f");
-        std::fs::write(&path, "one").unwrap();
-        let (sender, mut requests) = mpsc::channel(1);
-        let settings =
-            Reload { watch: true, interval: Duration::from_secs(3600), max_disconnects: None };
-        let watcher = Watcher::new(sender.downgrade(), settings);
-        let (files, loading) = (watcher.files(), watcher.files());
-        let load = move || {
-            let readings = vec![Reading { path, content: Content::of(b"one") }];
-            loading.watch_checked(|| CheckedConfig { outcome: Err(Faults(Vec::new())), readings })
-        };
-        spawn_blocking(load).await.unwrap().unwrap_err();
+        fs::write(&path, "one").unwrap();
+        let watcher = Watcher::new(SETTINGS);
+        load(&watcher, &path).await;
+        let files = watcher.files();
         files.was_late();
-        assert!(matches!(requests.recv().await, Some(ControlRequest::FileChanged)));
+        watcher.changed().await;
         files.was_late();
         assert!(!files.0.overtaken.load(Ordering::Acquire), "the disk is slow");
         files.was_in_time();
         files.was_late();
-        assert!(matches!(requests.recv().await, Some(ControlRequest::FileChanged)));
+        watcher.changed().await;
     }
 }

@@ -23,7 +23,7 @@ use serde::{Serialize, Serializer};
 use super::{
     names,
     record::{StreamEnd, StreamKind, StreamRecord, UNKNOWN},
-    sink::LogSink,
+    sink::{LogEnd, LogSink, SinkPurpose},
 };
 use crate::{
     config,
@@ -41,8 +41,8 @@ impl AccessLog {
     /// Opens the sink. Creates a missing file, and appends to an existing one. Dropped lines are
     /// counted in `dropped`, which may be shared by consecutive logs.
     ///
-    /// Dropping the log flushes it, which takes up to two seconds if the sink is stuck: do not drop
-    /// it on a thread that serves requests.
+    /// Blocks while the system opens the file. Dropping the log does not block; [`end`](Self::end) waits
+    /// until its lines are written.
     ///
     /// # Errors
     /// The file cannot be opened; the error names it.
@@ -52,10 +52,12 @@ impl AccessLog {
             config::AccessLogConfig::Stdout => {
                 // Uses the descriptor: std's buffer would write line by line.
                 let stdout = io::stdout().as_fd().try_clone_to_owned()?;
-                Some((LogSink::new(stdout.into(), dropped)?, None))
+                Some((LogSink::new(SinkPurpose::AccessLog, stdout.into(), dropped)?, None))
             }
             config::AccessLogConfig::File(path) => {
-                Some((LogSink::new(open_file(path)?, dropped)?, Some(path.clone())))
+                let file = open_file(path)?;
+                let sink = LogSink::new(SinkPurpose::AccessLog, file, dropped)?;
+                Some((sink, Some(path.clone())))
             }
         };
         Ok(Self { sink })
@@ -77,7 +79,8 @@ impl AccessLog {
         });
     }
 
-    /// Reopens the file after a log rotation has renamed it. Does nothing for other sinks.
+    /// Reopens the file after a log rotation has renamed it. Does nothing for other sinks. Blocks while the
+    /// system opens the file.
     ///
     /// # Errors
     /// The file cannot be opened; lines still go to the old one.
@@ -86,6 +89,12 @@ impl AccessLog {
             sink.replace(open_file(path)?);
         }
         Ok(())
+    }
+
+    /// Returns a handle that waits until this log was dropped and its lines are written; `None`: the log is
+    /// off.
+    pub fn end(&self) -> Option<LogEnd> {
+        self.sink.as_ref().map(|(sink, _)| sink.end())
     }
 
     /// Number of dropped lines.

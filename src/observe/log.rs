@@ -1,18 +1,28 @@
 //! The process log: text on standard error, one event after the other.
 //!
+//! A server logs from the threads that serve connections, so its lines go through a bounded queue to a
+//! thread that writes them ([`queue`]); a reader of standard error that is stuck delays no connection.
+//! Lines without room are dropped and counted. The end of the process and a panic write what is queued.
+//! Other commands write directly.
+//!
 //! tracing-subscriber escapes characters that control a terminal (ESC, BEL, C1 …) but not line
 //! breaks in messages and displayed fields. Both are handled here. In field values, every control
 //! character is escaped. A message may have several lines, for example for configuration errors;
 //! each further line begins with ` | `, so that no text can imitate an event.
 
 use std::{
+    backtrace::{Backtrace, BacktraceStatus},
     env,
     fmt::{self, Debug, Write},
     io::{self, IsTerminal},
-    sync::LazyLock,
-    time::SystemTime,
+    os::fd::AsFd,
+    panic::{self, PanicHookInfo},
+    sync::{LazyLock, OnceLock},
+    thread,
+    time::{Duration, SystemTime},
 };
 
+use prometheus_client::metrics::counter::Counter;
 use tracing::{Level, Subscriber, field::Field, level_filters::LevelFilter};
 use tracing_subscriber::{
     EnvFilter,
@@ -23,6 +33,11 @@ use tracing_subscriber::{
         time::FormatTime,
     },
 };
+
+use super::sink::{FLUSH_WITHIN, LogSink, SinkPurpose};
+
+/// How long a panic waits until its message is written.
+const PANIC_FLUSH: Duration = Duration::from_millis(100);
 
 /// Prefix of the further lines of a message.
 const CONTINUED: &str = "\n  | ";
@@ -42,32 +57,107 @@ static STYLE: LazyLock<Style> = LazyLock::new(|| {
     Style { ansi: io::stderr().is_terminal() && !no_color, times: !is_journal() }
 });
 
+/// The queue of lines; not set: lines are written directly.
+static QUEUE: OnceLock<LogSink> = OnceLock::new();
+
+/// Number of lines that had no room in the queue, or could not be written.
+static DROPPED: LazyLock<Counter> = LazyLock::new(Counter::default);
+
+/// Writes the queued lines when it is dropped, for at most two seconds.
+#[derive(Debug)]
+#[must_use = "dropping it ends the wait for the last lines"]
+pub struct FlushAtExit(());
+
+/// Queues the lines of a server from now on, also the messages of panics. Without a free descriptor or
+/// thread, lines are written directly.
+pub fn queue() -> FlushAtExit {
+    let stderr = io::stderr().as_fd().try_clone_to_owned();
+    let sink = stderr
+        .and_then(|stderr| LogSink::new(SinkPurpose::ProcessLog, stderr.into(), DROPPED.clone()));
+    if let Ok(sink) = sink
+        && QUEUE.set(sink).is_ok()
+    {
+        panic::set_hook(Box::new(log_panic));
+    }
+    FlushAtExit(())
+}
+
+/// Counts dropped lines.
+pub(super) fn dropped() -> Counter {
+    DROPPED.clone()
+}
+
+impl Drop for FlushAtExit {
+    fn drop(&mut self) {
+        flush(FLUSH_WITHIN);
+    }
+}
+
+fn flush(within: Duration) {
+    if let Some(queue) = QUEUE.get() {
+        queue.flush(within);
+    }
+}
+
+/// Logs a panic, whatever `RUST_LOG` says. `RUST_BACKTRACE` adds a backtrace, as usual.
+fn log_panic(info: &PanicHookInfo<'_>) {
+    let thread = thread::current();
+    let mut text = format!("thread '{}' {info}", thread.name().unwrap_or("<unnamed>"));
+    let backtrace = Backtrace::capture();
+    if backtrace.status() == BacktraceStatus::Captured {
+        let _ = write!(text, "\nstack backtrace:\n{backtrace}");
+    }
+    let text = text.replace(|c: char| c.is_control() && c != '\n', "?");
+    fatal(text.trim_end());
+    // The panic may end the process. A reader that is stuck must not hold up this thread for long.
+    flush(PANIC_FLUSH);
+}
+
+/// Standard error, or its queue.
+#[derive(Clone, Copy)]
+struct LogWriter;
+
+impl io::Write for LogWriter {
+    /// Takes whole lines.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match QUEUE.get() {
+            Some(queue) => queue.push(bytes),
+            None => io::stderr().write_all(bytes)?,
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Starts logging. `RUST_LOG` sets the level, by default `info`. Has no effect if logging was
 /// started before.
 pub fn init() {
     let filter = filter(&env::var(EnvFilter::DEFAULT_ENV).unwrap_or_default());
     let _ = match *STYLE {
         Style { ansi, times: true } => {
-            tracing::subscriber::set_global_default(subscriber(io::stderr, ansi, filter))
+            tracing::subscriber::set_global_default(subscriber(|| LogWriter, ansi, filter))
         }
         Style { ansi, times: false } => {
-            tracing::subscriber::set_global_default(timeless(io::stderr, ansi, filter))
+            tracing::subscriber::set_global_default(timeless(|| LogWriter, ansi, filter))
         }
     };
 }
 
-/// Prints lines that look like log lines, whatever `RUST_LOG` says. Writes them at once, because two
+/// Prints lines that look like log lines, whatever `RUST_LOG` says. Writes them together, because two
 /// processes share standard error during an upgrade. Ignores errors: a closed pipe must not stop the
 /// process.
 pub fn announce(text: &str) {
     let lines: String = text.lines().map(|line| styled(*STYLE, Level::INFO, line)).collect();
-    let _ = io::Write::write_all(&mut io::stderr(), lines.as_bytes());
+    let _ = io::Write::write_all(&mut LogWriter, lines.as_bytes());
 }
 
 /// Prints why the process ends, as a log line, whatever `RUST_LOG` says.
 pub fn fatal(text: &str) {
     let line = styled(*STYLE, Level::ERROR, &text.replace('\n', CONTINUED));
-    let _ = io::Write::write_all(&mut io::stderr(), line.as_bytes());
+    let _ = io::Write::write_all(&mut LogWriter, line.as_bytes());
 }
 
 /// Formats a line as the subscriber would.

@@ -98,6 +98,11 @@ impl Metrics {
         );
         let orders =
             by_result(&mut registry, metric::ACME_ORDERS, "ACME certificate orders, by result");
+        registry.register(
+            metric::PROCESS_LOG_DROPPED,
+            "Process-log lines dropped because standard error is slow or failing",
+            super::log::dropped(),
+        );
         Self {
             accept_pauses: plain(
                 &mut registry,

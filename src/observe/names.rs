@@ -320,6 +320,8 @@ pub mod metric {
     pub const ACCEPT_PAUSES: &str = "accept_pauses";
     /// Access-log lines lost to a slow or failing sink.
     pub const ACCESS_LOG_DROPPED: &str = "access_log_dropped";
+    /// Process-log lines lost to a slow or failing standard error.
+    pub const PROCESS_LOG_DROPPED: &str = "process_log_dropped";
     /// Tasks that panicked.
     pub const PANICS: &str = "panics";
     /// Times that a worker of the runtime was stuck in one task.

@@ -83,6 +83,8 @@ mod load;
 #[cfg(test)]
 mod load_input;
 #[cfg(test)]
+mod logs;
+#[cfg(test)]
 mod loops;
 #[cfg(test)]
 mod memory;

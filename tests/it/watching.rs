@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use crate::{
     configuration::drop_ref,
     support::{
-        Backend, Proxy, Raw, TIMEOUT, message,
+        Backend, Proxy, Raw, TIMEOUT, eventually, message, process,
         proxy::{RELOADS_OK, Setup},
         tls::Certificate,
     },
@@ -355,6 +355,30 @@ async fn files_are_compared_if_no_watch_is_available() {
     assert!(stderr.contains("comparing"), "{stderr}");
     proxy.rewrite(|settings| drop_ref(settings.backends(&[new.address])));
     answers(&proxy, "new").await;
+    drop((old, new));
+    proxy.finish().await;
+}
+
+/// While the process is stopped, more events than the kernel's queue holds come before the edit.
+#[tokio::test]
+async fn an_edit_behind_lost_events_is_applied() {
+    let (old, new) = (Backend::replying("old").await, Backend::replying("new").await);
+    let mut proxy = Proxy::for_backends(&[old.address]).await;
+    answers(&proxy, "old").await;
+    let watched = || process::watched_folders(proxy.pid()) > 0;
+    eventually("the folder is watched", watched).await;
+    let queue = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap();
+    process::signal(proxy.pid(), "STOP");
+    for number in 0..queue.trim().parse::<u32>().unwrap() / 2 + 1 {
+        let path = proxy.directory().join(format!("other.{}", number % 2));
+        fs::write(&path, "").unwrap();
+        fs::remove_file(path).unwrap();
+    }
+    proxy.rewrite(|settings| drop_ref(settings.backends(&[new.address])));
+    process::signal(proxy.pid(), "CONT");
+    answers(&proxy, "new").await;
+    let lost = |line: &String| line.contains("folder events were lost");
+    assert_eq!(proxy.stderr().iter().filter(|line| lost(line)).count(), 1);
     drop((old, new));
     proxy.finish().await;
 }

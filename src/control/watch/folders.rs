@@ -15,6 +15,7 @@ use std::{
     fs,
     io::{self, ErrorKind},
     path::{Component, Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
@@ -28,6 +29,10 @@ const MOST_LINKS: usize = 40;
 /// The source of events: inotify, if the system has it.
 pub(super) struct Folders {
     inotify: io::Result<Receiver>,
+    /// inotify has failed, and reports no further events.
+    failed: AtomicBool,
+    /// An overflow of the event queue was logged, and no load has followed yet.
+    overflowed: AtomicBool,
 }
 
 /// Names of the watched files and folders, by the watch of their folder. A name may be a pattern.
@@ -51,14 +56,33 @@ enum FolderChange {
     Entry(OsString),
     /// The folder was moved or removed, or its watch has ended.
     Folder,
-    /// Events were lost because the queue was full.
-    Overflow,
+    /// Events were lost: any file may have changed.
+    Lost,
 }
 
 impl Folders {
     /// Watches nothing yet.
     pub(super) fn new() -> Self {
-        Self { inotify: system::open() }
+        Self::on(system::open())
+    }
+
+    /// Reads events from this descriptor.
+    fn on(inotify: io::Result<Receiver>) -> Self {
+        Self { inotify, failed: AtomicBool::new(false), overflowed: AtomicBool::new(false) }
+    }
+
+    /// A source whose first read fails.
+    #[cfg(test)]
+    pub(super) fn failing() -> Self {
+        use std::{net, os::fd::OwnedFd};
+        let listener = net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        // The peer resets the connection.
+        let peer = socket2::Socket::from(listener.accept().unwrap().0);
+        peer.set_linger(Some(Duration::ZERO)).unwrap();
+        drop(peer);
+        socket.set_nonblocking(true).unwrap();
+        Self::on(Receiver::from_owned_fd_unchecked(OwnedFd::from(socket)))
     }
 
     /// Watches the folders on these paths, and no others. Returns whether all of them can be watched. If
@@ -69,6 +93,10 @@ impl Folders {
         paths: &[PathBuf],
         instead: Duration,
     ) -> bool {
+        self.overflowed.store(false, Ordering::Relaxed);
+        if self.failed.load(Ordering::Acquire) {
+            return paths.is_empty();
+        }
         let mut resolution = PathResolution { watched: HashMap::new(), failed: HashMap::new() };
         let inotify = match &self.inotify {
             Ok(inotify) => inotify,
@@ -103,23 +131,47 @@ impl Folders {
         all
     }
 
-    /// Returns the next events. Never resolves without inotify. Cancel-safe.
+    /// Returns the next events. After an error it returns [`FolderChange::Lost`] once, and never resolves
+    /// again; without inotify it never resolves. Cancel-safe.
     pub(super) async fn events(&self) -> Vec<FolderEvent> {
         let Ok(inotify) = &self.inotify else { return std::future::pending().await };
-        loop {
-            if inotify.readable().await.is_err() {
-                return std::future::pending().await;
+        if self.failed.load(Ordering::Acquire) {
+            return std::future::pending().await;
+        }
+        let error = loop {
+            if let Err(error) = inotify.readable().await {
+                break error;
             }
             match system::read(inotify) {
                 Ok(events) if events.is_empty() => {}
-                Ok(events) => return events,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                Err(error) => {
-                    tracing::error!(%error, "cannot read folder events; comparing the contents of files instead");
-                    return std::future::pending().await;
+                Ok(events) => {
+                    self.log_overflow(&events);
+                    return events;
                 }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => break error,
             }
+        };
+        self.failed.store(true, Ordering::Release);
+        tracing::error!(%error, "cannot read folder events; comparing the contents of files instead");
+        vec![FolderEvent::lost()]
+    }
+
+    /// Logs lost events once until the next load.
+    fn log_overflow(&self, events: &[FolderEvent]) {
+        let lost = events.iter().any(|event| matches!(event.what, FolderChange::Lost));
+        if lost && !self.overflowed.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "folder events were lost because the system's queue was full; reading all watched files again"
+            );
         }
+    }
+}
+
+impl FolderEvent {
+    /// Events were lost.
+    fn lost() -> Self {
+        Self { watch: -1, what: FolderChange::Lost }
     }
 }
 
@@ -127,7 +179,7 @@ impl WatchedNames {
     /// Whether one of these events may have changed a watched file.
     pub(super) fn are_affected_by(&self, events: &[FolderEvent]) -> bool {
         events.iter().any(|event| match (&event.what, self.watched.get(&event.watch)) {
-            (FolderChange::Overflow, _) => !self.watched.is_empty(),
+            (FolderChange::Lost, _) => true,
             (FolderChange::Folder, names) => names.is_some(),
             (FolderChange::Entry(name), names) => names.is_some_and(|names| {
                 names.contains(name) || names.iter().any(|known| pattern_matches(known, name))
@@ -293,7 +345,7 @@ mod system {
         let gone =
             ReadFlags::DELETE_SELF | ReadFlags::MOVE_SELF | ReadFlags::IGNORED | ReadFlags::UNMOUNT;
         if flags.contains(ReadFlags::QUEUE_OVERFLOW) {
-            Some(FolderChange::Overflow)
+            Some(FolderChange::Lost)
         } else if flags.intersects(gone) {
             Some(FolderChange::Folder)
         } else {
@@ -323,7 +375,7 @@ mod system {
             .concat();
             let read = format!("{:?}", events(&bytes));
             let expected = "[FolderEvent { watch: 1, what: Entry(\"..data\") }, \
-                            FolderEvent { watch: 3, what: Folder }, FolderEvent { watch: -1, what: Overflow }]";
+                            FolderEvent { watch: 3, what: Folder }, FolderEvent { watch: -1, what: Lost }]";
             assert_eq!(read, expected);
         }
     }

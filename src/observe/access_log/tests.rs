@@ -29,12 +29,19 @@ fn log(directory: &TempDir) -> (AccessLog, PathBuf) {
     (AccessLog::open(&config, Counter::default()).unwrap(), path)
 }
 
+/// Drops the log and waits until its lines are written.
+fn finish(log: AccessLog) {
+    let end = log.end().unwrap();
+    drop(log);
+    end.wait();
+}
+
 /// Returns the line that `write` creates.
 fn line(record: &StreamRecord, end: &StreamEnd<'_>) -> String {
     let directory = tempfile::tempdir().unwrap();
     let (log, path) = log(&directory);
     log.write(record, end);
-    drop(log);
+    finish(log);
     fs::read_to_string(path).unwrap()
 }
 
@@ -139,7 +146,7 @@ fn lines_of_many_threads_stay_intact() {
         }
     });
     assert_eq!(log.dropped(), 0);
-    drop(log);
+    finish(log);
     let text = fs::read_to_string(path).unwrap();
     let mut paths: Vec<String> = text
         .lines()
@@ -160,13 +167,13 @@ fn a_file_is_appended_to_and_reopened_after_a_rotation() {
     let (log, path) = log(&directory);
     let complete = StreamEnd::new(Termination::Complete);
     log.write(&record("before", "/"), &complete);
-    drop(log);
+    finish(log);
     let log = AccessLog::open(&config::AccessLogConfig::File(path.clone()), Counter::default());
     let log = log.unwrap();
     fs::rename(&path, &rotated).unwrap();
     log.reopen().unwrap();
     log.write(&record("after", "/"), &complete);
-    drop(log);
+    finish(log);
     assert!(fs::read_to_string(rotated).unwrap().contains("before"));
     let text = fs::read_to_string(path).unwrap();
     assert!(text.contains("after") && !text.contains("before"));

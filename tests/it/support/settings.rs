@@ -40,6 +40,14 @@ impl Settings {
         self
     }
 
+    /// Sets a key outside all tables, and returns its value before.
+    pub(crate) fn set_top(&mut self, key: &str, value: &str) -> String {
+        let before = self.top.iter().find(|(known, _)| known == key);
+        let before = before.map(|(_, value)| value.clone()).unwrap_or_default();
+        self.top(key, value);
+        before
+    }
+
     /// Sets a key of `[listeners.web]`.
     pub(crate) fn listener(&mut self, key: &str, value: &str) -> &mut Self {
         set(&mut self.listener, key, value);

@@ -3,9 +3,9 @@
 use std::{
     ffi::OsString,
     fs,
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader},
     path::{Path, PathBuf},
-    process::{Command, ExitStatus, Stdio},
+    process::{ChildStderr, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex},
     thread::{self, JoinHandle},
 };
@@ -26,6 +26,7 @@ pub(crate) struct Setup {
     pub(super) program: PathBuf,
     pub(super) arguments: Option<Vec<OsString>>,
     pub(super) env: Vec<(&'static str, String)>,
+    pub(super) stuck_stderr: bool,
 }
 
 /// Result of a process that ended by itself.
@@ -49,6 +50,7 @@ impl Setup {
             program: env!("CARGO_BIN_EXE_moorline").into(),
             arguments: None,
             env: Vec::new(),
+            stuck_stderr: false,
         }
     }
 
@@ -87,6 +89,12 @@ impl Setup {
     /// Sets an environment variable.
     pub(crate) fn env(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.env.push((name, value.into()));
+        self
+    }
+
+    /// Reads nothing from standard error after the line `ready`. The pipe is small, and stays open.
+    pub(crate) fn with_stuck_stderr(mut self) -> Self {
+        self.stuck_stderr = true;
         self
     }
 
@@ -143,22 +151,30 @@ impl Setup {
             .spawn()
             .unwrap();
         let stderr = Arc::new(Mutex::new(Vec::new()));
-        let reader = Some(collect(child.stderr.take().unwrap(), Arc::clone(&stderr)));
+        let pipe = child.stderr.take().unwrap();
+        let reader = Some(collect(pipe, Arc::clone(&stderr), self.stuck_stderr));
         let (settings, directory) = (self.settings, self.directory);
         let successors = Vec::new();
         Proxy { settings, child, successors, directory, stderr, reader, baseline: 0 }
     }
 }
 
-/// Reads lines in a new thread until the pipe closes.
-fn collect(pipe: impl Read + Send + 'static, lines: Arc<Mutex<Vec<String>>>) -> JoinHandle<()> {
+/// Reads lines in a new thread until the pipe closes; if `stuck`, until the process is ready.
+fn collect(pipe: ChildStderr, lines: Arc<Mutex<Vec<String>>>, stuck: bool) -> JoinHandle<()> {
     thread::spawn(move || {
         let mut reader = BufReader::new(pipe);
         let mut line = Vec::new();
         while reader.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
             let text = String::from_utf8_lossy(&line).trim_end_matches('\n').to_owned();
+            let ready = is_ready(&text);
             lines.lock().unwrap().push(text);
             line.clear();
+            if ready && stuck {
+                rustix::pipe::fcntl_setpipe_size(reader.get_ref(), 4096).unwrap();
+                // The pipe stays open until the end of the test.
+                std::mem::forget(reader);
+                return;
+            }
         }
     })
 }
