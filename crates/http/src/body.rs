@@ -188,9 +188,10 @@ impl BodyDecoder {
     }
 }
 
-impl fmt::Display for BodyFault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl BodyFault {
+    /// Returns the sentence that describes the fault.
+    pub fn sentence(self) -> &'static str {
+        match self {
             Self::Incomplete => "The connection ended within the body.",
             Self::ChunkSize => "A chunk size is invalid.",
             Self::ChunkTooLarge => "A chunk size is too large.",
@@ -200,7 +201,13 @@ impl fmt::Display for BodyFault {
             Self::ChunkEnd => "The data of a chunk is not followed by CRLF.",
             Self::Trailer => "A trailer field is malformed.",
             Self::TrailersTooLarge => "The trailers are too large or too many.",
-        })
+        }
+    }
+}
+
+impl fmt::Display for BodyFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.sentence())
     }
 }
 
