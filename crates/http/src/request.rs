@@ -263,7 +263,7 @@ fn check_target(target: &[u8]) -> Result<(), HeadFault> {
     Ok(())
 }
 
-/// Rejects what is no request by its first bytes, before a line is complete. False if more bytes are needed.
+/// Rejects by its first bytes what is not a request, before a line is complete. False if more bytes are needed.
 fn begins_request(bytes: &[u8]) -> Result<bool, HeadFault> {
     let Some(first) = bytes.first() else { return Ok(false) };
     if *first == TLS_HANDSHAKE {

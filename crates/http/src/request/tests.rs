@@ -65,7 +65,7 @@ fn characters_of_browsers_and_apps_pass_in_a_target() {
 }
 
 #[test]
-fn what_is_no_request_is_recognized_by_its_first_bytes() {
+fn other_protocols_are_recognized_by_their_first_bytes() {
     for (bytes, expected) in [
         (&b"\x16\x03\x01\x02"[..], HeadFault::Tls),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", HeadFault::Http2Preface),
