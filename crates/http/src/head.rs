@@ -1,6 +1,6 @@
 //! The header fields of a message: the bytes as they were received, and an index of them.
 //!
-//! Reading a field is a slice of those bytes. A change drops a field or appends one; fields that nobody changes are
+//! Reading a field is a slice of those bytes. A change drops a field or appends one; unchanged fields are
 //! never copied before they are written to the other side, with the case of their names.
 
 use std::fmt;
