@@ -4,8 +4,9 @@
     fuzz/seeds.py PATH/TO/moorline-load
 
 ClientHellos come from openssl s_client, curl, chromium and rustls (moorline-load); PROXY headers from
-HAProxy and curl, or are written by hand if no program sends them. Chunked bodies come from curl, or are
-written by hand; the names of invalid ones begin with `bad-`. Programs that are missing are skipped,
+HAProxy and curl, or are written by hand if no program sends them. Heads of requests
+come from curl and chromium. Other heads and chunked bodies are written by hand; the names of invalid ones
+begin with `bad-`. Programs that are missing are skipped,
 and so are their seeds. Needs Debian's openssl, curl, chromium and haproxy.
 """
 
@@ -228,7 +229,53 @@ def bodies():
         keep("body", name, data)
 
 
+def head(data):
+    """The end of a head; 0 if it is incomplete."""
+    return data.find(b"\r\n\r\n") + 4 if b"\r\n\r\n" in data else 0
+
+
+def heads():
+    polling = "http://127.0.0.1:{port}/socket.io/?EIO=4&transport=polling"
+    keep("head", "request-curl", first_bytes(["curl", "-s", polling], head))
+    upload = ["curl", "-s", "-F", f"file=@{__file__}", "-b", "a=1; b=2", "-H", "Expect: 100-continue"]
+    keep("head", "request-curl-upload", first_bytes([*upload, polling], head))
+    upgrade = ["curl", "-s", "--http2", "-x", "", polling]
+    keep("head", "request-curl-h2c", first_bytes(upgrade, head))
+    with tempfile.TemporaryDirectory() as home:
+        chromium = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]
+        keep("head", "request-chromium", first_bytes([*chromium, f"--user-data-dir={home}", polling], head))
+    for name, data in {
+        "request-websocket": b"GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\n"
+        b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n",
+        "request-absolute": b"GET http://a.test:80?x HTTP/1.1\r\nHost: b\r\n\r\n",
+        "request-chunked": b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n0\r\n\r\n",
+        "request-lengths": b"POST / HTTP/1.1\r\nContent-Length: 3\r\nHost: a\r\ncontent-length:03\r\n\r\nabcGET",
+        "request-old": b"\r\nGET /a?b HTTP/1.0\r\nConnection: keep-alive\r\nx:\t\xff \r\n\r\n",
+        "response-node": b"HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=UTF-8\r\nContent-Length: 2\r\n"
+        b"cache-control: no-store\r\nDate: Mon, 30 Nov 2026 10:00:00 GMT\r\nConnection: keep-alive\r\n"
+        b"Keep-Alive: timeout=5\r\n\r\nok",
+        "response-switching": b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n\x81\0",
+        "response-interim": b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
+        "response-until-close": b"HTTP/1.0 200\r\nServer: x\r\n\r\nabc",
+        "response-both": b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "bad-both": b"POST / HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "bad-coding": b"POST / HTTP/1.1\r\nTransfer-Encoding: xchunked\r\n\r\n",
+        "bad-codings": b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked,\r\n\r\n",
+        "bad-length": b"POST / HTTP/1.1\r\nContent-Length: 3, 3\r\n\r\n",
+        "bad-fold": b"GET / HTTP/1.1\r\nA: b\r\n c\r\n\r\n",
+        "bad-bare-lf": b"GET / HTTP/1.1\nHost: a\n\n",
+        "bad-space": b"GET / HTTP/1.1\r\nHost : a\r\n\r\n",
+        "bad-http09": b"GET /\r\n",
+        "bad-preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        "bad-proxy": SIGNATURE + bytes([0x20, 0, 0, 0]),
+        "bad-tls": bytes.fromhex("1603010200"),
+        "bad-status": b"HTTP/1.1 20 OK\r\n\r\n",
+    }.items():
+        keep("head", name, data)
+
+
 if __name__ == "__main__":
+    heads()
     bodies()
     client_hellos(sys.argv[1] if len(sys.argv) > 1 else "moorline-load")
     proxy_headers()

@@ -26,18 +26,16 @@ pub(crate) fn announced(
     }
 }
 
-/// Accepts exactly one transfer coding, `chunked`.
+/// Accepts exactly one field with exactly one transfer coding, `chunked`. Even an empty element of the list is
+/// rejected: some implementations would take it for the last coding.
 fn codings(head: &Head) -> Result<(), HeadFault> {
+    let is_chunked = |coding: &[u8]| coding.eq_ignore_ascii_case(b"chunked");
+    if head.only(FieldId::TransferEncoding).is_some_and(is_chunked) {
+        return Ok(());
+    }
     let mut codings = head.tokens(FieldId::TransferEncoding);
-    match codings.next() {
-        Some(coding) if coding.eq_ignore_ascii_case(b"chunked") => {}
-        Some(_) => return Err(HeadFault::Coding),
-        None => return Err(HeadFault::Codings),
-    }
-    match codings.next() {
-        None => Ok(()),
-        Some(_) => Err(HeadFault::Codings),
-    }
+    let is_other = codings.next().is_some_and(|first| !is_chunked(first));
+    Err(if is_other { HeadFault::Coding } else { HeadFault::Codings })
 }
 
 fn content_length(head: &mut Head) -> Result<Option<u64>, HeadFault> {

@@ -4,6 +4,7 @@
 //! so a trailer must not change framing, routing, authentication, or the meaning of the message.
 
 use super::BodyFault;
+use crate::field::is_token_byte;
 
 /// Maximum number of bytes of all field lines.
 const MAX_BYTES: usize = 16 << 10;
@@ -112,7 +113,7 @@ impl TrailerSection {
                 self.part = LinePart::Value;
             }
             (LinePart::Name, b'\r') if length == 0 => self.part = LinePart::LastLf,
-            (LinePart::Name, _) if is_token(byte) => {}
+            (LinePart::Name, _) if is_token_byte(byte) => {}
             (LinePart::Value, b'\r') => self.part = LinePart::Lf,
             (LinePart::Value, b'\t' | b' '..=b'~' | 0x80..) => {}
             (LinePart::Name | LinePart::Value, b'\n') => return Err(BodyFault::LineEnd),
@@ -165,9 +166,4 @@ fn canonical(byte: u8) -> u8 {
 fn is_forbidden_name(name: &[u8]) -> bool {
     name.starts_with(FORBIDDEN_PREFIX)
         || FORBIDDEN.iter().any(|forbidden| forbidden.as_bytes() == name)
-}
-
-/// Whether the byte can be part of a field name (`tchar`, RFC 9110 §5.6.2).
-fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }

@@ -134,6 +134,9 @@ fn a_body_has_one_length() {
         ("Transfer-Encoding: chunked, chunked\r\n", HeadFault::Codings),
         ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", HeadFault::Codings),
         ("Transfer-Encoding: chunked, gzip\r\n", HeadFault::Codings),
+        ("Transfer-Encoding: chunked,\r\n", HeadFault::Codings),
+        ("Transfer-Encoding: ,chunked\r\n", HeadFault::Codings),
+        ("Transfer-Encoding: chunked\r\nTransfer-Encoding:\r\n", HeadFault::Codings),
         ("Transfer-Encoding:\r\n", HeadFault::Codings),
     ] {
         assert_eq!(length(fields), Err(fault), "{fields:?}");

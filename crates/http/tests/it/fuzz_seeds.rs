@@ -2,9 +2,10 @@
 
 use std::{fs, path::PathBuf};
 
+use http::Method;
 use moorline_http::ChunkedOutput;
 
-use crate::body_checks;
+use crate::{body_checks, head_checks};
 
 /// Names and contents of a target's seeds.
 fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
@@ -17,14 +18,29 @@ fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
     entries.collect()
 }
 
-#[test]
-fn seeds_pass_the_checks_of_their_fuzz_target() {
-    let seeds = seeds("body");
+/// Checks each seed of a target; `is_valid` says whether a parser accepts a seed that is not a bad one.
+fn check_seeds(target: &str, check: fn(&[u8]), is_valid: fn(&str, &[u8]) -> bool) {
+    let seeds = seeds(target);
     assert!(seeds.len() > 10, "{} seeds", seeds.len());
     for (name, bytes) in seeds {
-        println!("body/{name}");
-        body_checks::check(&bytes);
-        let read = body_checks::decode(&bytes, ChunkedOutput::Framed, []);
-        assert_eq!(read.trailers.is_err(), name.starts_with("bad-"), "{name}: {read:?}");
+        println!("{target}/{name}");
+        check(&bytes);
+        assert_eq!(is_valid(&name, &bytes), !name.starts_with("bad-"), "{name}");
     }
+}
+
+#[test]
+fn bodies_pass_the_checks_of_their_fuzz_target() {
+    check_seeds("body", body_checks::check, |_, bytes| {
+        body_checks::decode(bytes, ChunkedOutput::Framed, []).trailers.is_ok()
+    });
+}
+
+#[test]
+fn heads_pass_the_checks_of_their_fuzz_target() {
+    check_seeds("head", head_checks::check, |name, bytes| {
+        let request = matches!(head_checks::request(bytes, &[]), Ok(Some(_)));
+        let response = matches!(head_checks::response(bytes, &Method::GET, &[]), Ok(Some(_)));
+        if name.starts_with("response-") { response && !request } else { request && !response }
+    });
 }

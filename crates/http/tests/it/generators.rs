@@ -1,4 +1,4 @@
-//! Chunked bodies for property tests: valid ones, and ones with a few wrong bytes.
+//! Heads and chunked bodies for property tests: valid ones, and ones with a few wrong bytes.
 
 use proptest::{collection::vec, prelude::*, sample::select};
 
@@ -48,19 +48,7 @@ pub(crate) fn valid_bodies() -> impl Strategy<Value = ValidBody> {
 /// Bodies with up to three wrong bytes: replaced, inserted or removed.
 pub(crate) fn damaged_bodies() -> impl Strategy<Value = Vec<u8>> {
     let edit = (any::<prop::sample::Index>(), 0..3_u8, select(SYNTAX));
-    (valid_bodies(), vec(edit, 1..4)).prop_map(|(body, edits)| {
-        let mut bytes = body.bytes;
-        for (at, kind, byte) in edits {
-            let at = at.index(bytes.len());
-            match kind {
-                0 => bytes[at] = byte,
-                1 => bytes.insert(at, byte),
-                _ if bytes.len() > 1 => drop(bytes.remove(at)),
-                _ => {}
-            }
-        }
-        bytes
-    })
+    (valid_bodies(), vec(edit, 1..4)).prop_map(|(body, edits)| damage(body.bytes, edits))
 }
 
 /// Bytes that consist of syntax only.
@@ -70,4 +58,114 @@ pub(crate) fn syntax() -> impl Strategy<Value = Vec<u8>> {
 
 fn extensions() -> impl Strategy<Value = &'static str> {
     select(&["", "", "", ";", ";a", ";a=1;b=\"x;\\\"y\"", " ; a", "\t;\u{fc}= 0"][..])
+}
+
+/// Requests that follow the rules.
+pub(crate) fn request_heads() -> impl Strategy<Value = Vec<u8>> {
+    let line = select(
+        &[
+            "GET / HTTP/1.1",
+            "POST /socket.io/?EIO=4&transport=polling&sid=a HTTP/1.1",
+            "OPTIONS * HTTP/1.1",
+            "GET http://other.test:8080/x?y HTTP/1.1",
+            "GET /\"<>{}|\u{fc} HTTP/1.1",
+            "M-SEARCH /?? HTTP/1.1",
+            "HEAD / HTTP/1.0",
+        ][..],
+    );
+    let framing =
+        select(&["", "", "Content-Length: 3", "content-length:0", "Expect: 100-continue"][..]);
+    (line, fields(), framing, fields()).prop_map(head)
+}
+
+/// Responses that follow the rules.
+pub(crate) fn response_heads() -> impl Strategy<Value = Vec<u8>> {
+    let line = select(
+        &[
+            "HTTP/1.1 200 OK",
+            "HTTP/1.1 200",
+            "HTTP/1.1 404 ",
+            "HTTP/1.0 500 Not \u{e4} good",
+            "HTTP/1.1 204 No Content",
+            "HTTP/1.1 304 Not Modified",
+            "HTTP/1.1 100 Continue",
+            "HTTP/1.1 101 Switching Protocols",
+            "HTTP/1.1 999 x",
+        ][..],
+    );
+    let framing =
+        select(&["", "Content-Length: 3", "Content-Length:\t0 ", "content-length: 00012"][..]);
+    (line, fields(), framing, fields()).prop_map(head)
+}
+
+/// Heads with wrong lines, and up to three wrong bytes.
+pub(crate) fn damaged_heads() -> impl Strategy<Value = Vec<u8>> {
+    let line = select(
+        &[
+            "Content-Length: 3",
+            "Content-Length: +3",
+            "Content-Length: 3, 3",
+            "Content-Length: 9007199254740993",
+            "Transfer-Encoding: chunked",
+            "Transfer-Encoding: gzip, chunked",
+            "Transfer-Encoding: chunked,",
+            "Transfer-Encoding: ,\tChunked",
+            "Transfer-Encoding:",
+            "Transfer-Encoding: xchunked",
+            "Name : x",
+            " folded",
+            ": x",
+            "nothing",
+            "a: b\u{1}",
+            "a\rb: c",
+            "a: b\nc: d",
+        ][..],
+    );
+    let edit = (any::<prop::sample::Index>(), 0..3_u8, select(SYNTAX));
+    let valid = prop_oneof![request_heads(), response_heads()];
+    (valid, vec(line, 0..3), vec(edit, 0..3)).prop_map(|(mut bytes, lines, edits)| {
+        bytes.truncate(bytes.len() - 2);
+        bytes.extend(lines.iter().flat_map(|line| format!("{line}\r\n").into_bytes()));
+        bytes.extend(b"\r\n");
+        damage(bytes, edits)
+    })
+}
+
+fn fields() -> impl Strategy<Value = Vec<&'static str>> {
+    let line = select(
+        &[
+            "Host: a",
+            "host:b:80",
+            "X-Empty:",
+            "X-Spaces: \t a  b\t ",
+            "x-~!#$%&'*+.^_`|: \u{e9}",
+            "Cookie: a=1; b=2",
+            "Cookie: c=3",
+            "Connection: keep-alive, X-Spaces",
+            "Connection: close",
+            "TE: trailers",
+            "Keep-Alive: timeout=5",
+        ][..],
+    );
+    vec(line, 0..5)
+}
+
+fn head((line, fields, framing, more): (&str, Vec<&str>, &str, Vec<&str>)) -> Vec<u8> {
+    let framing = Some(framing).filter(|framing| !framing.is_empty());
+    let lines = [line].into_iter().chain(fields).chain(framing).chain(more);
+    let lines = lines.map(|line| format!("{line}\r\n")).collect::<String>();
+    format!("{lines}\r\n").into_bytes()
+}
+
+fn damage(mut bytes: Vec<u8>, edits: Vec<(prop::sample::Index, u8, u8)>) -> Vec<u8> {
+    for (at, kind, byte) in edits {
+        let at = at.index(bytes.len());
+        match kind {
+            0 => bytes[at] = byte,
+            1 => bytes.insert(at, byte),
+            _ if bytes.len() > 1 => drop(bytes.remove(at)),
+            _ => {}
+        }
+    }
+    bytes
 }

@@ -11,3 +11,10 @@ mod body_splits;
 mod fuzz_seeds;
 #[cfg(test)]
 mod generators;
+#[cfg(test)]
+#[path = "../../../../fuzz/checks/head.rs"]
+mod head_checks;
+#[cfg(test)]
+mod head_hyper;
+#[cfg(test)]
+mod heads;

@@ -1,0 +1,8 @@
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+#[path = "../checks/head.rs"]
+mod properties;
+
+fuzz_target!(|bytes: &[u8]| properties::check(bytes));
