@@ -105,8 +105,8 @@ fn describe_response(response: &ResponseHead) -> String {
     format!("{response:?} {:?} {:?}", response.closes(), response.keep_alive_timeout())
 }
 
-/// Asserts that httparse accepts what the parser accepts, and reads the same; and that the written head is
-/// read as the same request.
+/// Asserts that httparse accepts each request of the parser with equal fields, and that the written head is
+/// read as this request.
 fn check_request(bytes: &[u8]) {
     let mut fields = [httparse::EMPTY_HEADER; 400];
     let mut oracle = httparse::Request::new(&mut fields);
@@ -138,7 +138,7 @@ fn check_request(bytes: &[u8]) {
     assert_eq!(fields_of(&again.head, false), fields_of(&head.head, false));
 }
 
-/// The same for a response.
+/// Asserts these properties for a response.
 fn check_response(bytes: &[u8], method: &Method) {
     let mut fields = [httparse::EMPTY_HEADER; 400];
     let mut oracle = httparse::Response::new(&mut fields);
