@@ -91,6 +91,8 @@ pub struct Config {
     pub forwarded: Forwarded,
     /// Limits of the session table.
     pub sessions: SessionsConfig,
+    /// Limits over all clients.
+    pub limits: ProcessLimits,
     /// Destination of the access log.
     pub access_log: AccessLogConfig,
     /// Parts of names of query parameters whose values are not logged, in addition to the built-in parts.

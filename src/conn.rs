@@ -38,7 +38,8 @@ use crate::{
     net::{
         client_hello::ClientHello,
         listener,
-        per_address::CountedConnection,
+        client_limits::{ConnectionSlot, HandshakeSlot},
+        per_address::{AddressSlot, CountedConnection},
         proxy_protocol,
         stream::ClientStream,
         tls::{self, TlsInfo},
@@ -66,6 +67,7 @@ pub async fn accept(socket: Arc<TcpListener>, handle: ListenerHandle) {
     let pauses = handle.proxy.metrics.accept_pauses.clone();
     let mut last = None;
     loop {
+        handle.proxy.limits.below_connection_limit().await;
         let (stream, peer) = listener::accept(&socket, &pauses).await;
         // A connection keeps the policy that is current at accept. While a listener is being
         // renamed, its last policy applies.
@@ -75,12 +77,14 @@ pub async fn accept(socket: Arc<TcpListener>, handle: ListenerHandle) {
         let accepted = Instant::now();
         let until = accepted + policy.handshake_timeout;
         let handle = handle.clone();
-        let (counted, destination, tls_info) = (None, None, None);
+        let slot = handle.proxy.limits.connection();
+        let (address, destination, tls_info) = (None, None, None);
         let connection = AcceptedConnection {
             handle,
             policy,
             peer,
-            counted,
+            slot,
+            address,
             destination,
             tls_info,
             accepted,
@@ -96,8 +100,10 @@ struct AcceptedConnection {
     policy: Arc<snapshot::ListenerSnapshot>,
     /// Address of the peer.
     peer: SocketAddr,
+    /// Slot among the connections of the process.
+    slot: ConnectionSlot,
     /// Slot among the connections of the peer's address, if those are limited.
-    counted: Option<Arc<CountedConnection>>,
+    address: Option<Box<AddressSlot>>,
     /// Address that the client connected to, from a PROXY header.
     destination: Option<SocketAddr>,
     /// TLS properties; set once the handshake has ended.
@@ -240,7 +246,7 @@ impl AcceptedConnection {
     /// Counts the connection for its current peer address, and for no other; false if the address
     /// has reached its limit.
     fn admit_address(&mut self) -> bool {
-        self.counted = None;
+        self.address = None;
         let Some((most, open)) = &self.policy.per_address else { return true };
         let ip = self.peer.ip();
         // Many clients share the address of a proxy in front.
@@ -249,8 +255,8 @@ impl AcceptedConnection {
         if self.handle.proxy.snapshot.load().trusts(ip) || terms.is_some_and(is_proxy) {
             return true;
         }
-        self.counted = open.admit(ip, *most);
-        self.counted.is_some()
+        self.address = open.admit(ip, *most);
+        self.address.is_some()
     }
 
     /// Reads the PROXY header if the listener expects one, and takes the peer from it. Returns
@@ -277,6 +283,11 @@ impl AcceptedConnection {
         let mut tls_info = TlsInfo::default();
         // Set only while an answer to an ACME server is posted.
         let challenge = self.handle.proxy.challenges.tls();
+        let _slot = match self.handle.proxy.limits.try_handshake() {
+            Some(slot) => slot,
+            // Boxed: few handshakes wait.
+            None => Box::pin(self.wait_for_handshake()).await?,
+        };
         let handshake = terms.accept_with_override(challenge, socket, &mut tls_info);
         let outcome = timeout_at(self.until, handshake).await;
         let outcome = outcome.unwrap_or_else(|_| {
@@ -295,6 +306,15 @@ impl AcceptedConnection {
             return Ok(ConnectionUse::Challenge(stream));
         }
         self.opened(stream)
+    }
+
+    /// Waits until one of the allowed handshakes may begin.
+    async fn wait_for_handshake(&self) -> Result<HandshakeSlot, ProxyError> {
+        let slot = timeout_at(self.until, self.handle.proxy.limits.handshake()).await;
+        slot.map_err(|_| {
+            let error = ProxyError::new(Side::Proxy, Phase::Handshake, FailureKind::TimedOut);
+            error.with_source("too many TLS handshakes at the same time; see `limits.handshakes`")
+        })
     }
 
     fn refused(&self, refused: tls::FailedHandshake) -> Rejection {
@@ -347,7 +367,7 @@ impl AcceptedConnection {
             tls_info: self.tls_info,
             pool,
             listener: self.handle.metrics,
-            counted: self.counted,
+            counted: Some(CountedConnection::new(self.slot, self.address)),
             drain: self.handle.drain,
         };
         if let Some(client) = layer4::serve(&self.handle.proxy, arrived).await {
@@ -375,7 +395,7 @@ impl AcceptedConnection {
             tls_info: self.tls_info,
             listener: self.policy,
             metrics,
-            counted: self.counted,
+            counted: Some(CountedConnection::new(self.slot, self.address)),
             client_signal: Arc::default(),
             clock: Arc::default(),
             has_body: AtomicBool::new(false),

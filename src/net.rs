@@ -5,6 +5,7 @@
 
 pub mod answer_first;
 pub mod bind_error;
+pub mod client_limits;
 pub mod client_hello;
 pub mod half_close;
 pub mod inherited;

@@ -13,6 +13,7 @@ use crate::{
     acme::Challenges,
     config,
     error::{FailureKind, Phase, ProxyError},
+    net::client_limits::ClientLimits,
     observe::{AccessLog, Metrics},
     snapshot::Current,
     sticky, tunnel,
@@ -36,6 +37,8 @@ pub struct SharedState {
     pub log: Arc<ArcSwap<AccessLog>>,
     /// Memory for request bodies during owner searches, in KiB, for the whole process.
     pub search_memory: Arc<Semaphore>,
+    /// Limits over all clients.
+    pub limits: ClientLimits,
     /// Challenge responses for ACME servers.
     pub challenges: Arc<Challenges>,
     /// New clients should go to another proxy: this process shuts down, or all its backends drain.

@@ -15,7 +15,7 @@ use self::pools::pool;
 use crate::config::{
     AccessLogConfig, Acme, Admin, AdminRemote, AdminSocket, Certificate, CertificateSource,
     ClientAuth, Config, DrainConfig, ErrorPageEntry, ErrorPages, HostPattern, ListenerConfig,
-    PassthroughConfig, ProxyIn, Redirect, Reload, RouteConfig, SessionsConfig, SharedKeys,
+    PassthroughConfig, ProcessLimits, ProxyIn, Redirect, Reload, RouteConfig, SessionsConfig, SharedKeys,
     TlsConfig, UnknownSni, Upgrade, url_without_secrets,
 };
 
@@ -30,6 +30,7 @@ pub(super) fn to_json(config: &Config) -> Value {
         trusted_proxies,
         forwarded,
         sessions: SessionsConfig { max, max_sid_bytes },
+        limits: ProcessLimits { connections, handshakes },
         access_log,
         redact,
         drain: shutdown_drain,
@@ -49,6 +50,7 @@ pub(super) fn to_json(config: &Config) -> Value {
         "trusted_proxies": trusted_proxies.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "forwarded": forwarded.name(),
         "sessions": { "max": max, "max_sid_bytes": max_sid_bytes },
+        "limits": { "connections": connections, "handshakes": handshakes },
         "access_log": match access_log {
             AccessLogConfig::Off => json!("off"),
             AccessLogConfig::Stdout => json!("stdout"),

@@ -2,10 +2,10 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use crate::net::client_limits::fitting;
+
 /// A warning is logged below this limit.
 const LOW: u64 = 10_000;
-/// Descriptors for everything but clients: listeners, logs, timers, health checks.
-const RESERVED: u64 = 64;
 
 /// Raises the limit to its maximum, and logs a warning if it stays low.
 pub(super) fn raise() {
@@ -18,7 +18,7 @@ pub(super) fn raise() {
 }
 
 fn sentence(limit: u64) -> String {
-    let tunnels = limit.saturating_sub(RESERVED) / 2;
+    let tunnels = fitting(limit);
     format!(
         "the limit of open files is {limit}: about {tunnels} WebSockets fit, as each needs two descriptors; \
          raise it with `LimitNOFILE=` in the systemd unit or `ulimit -n`"
@@ -30,6 +30,6 @@ mod tests {
     #[test]
     fn the_warning_names_the_number_of_websockets() {
         assert!(super::sentence(1024).contains("about 480 WebSockets fit"));
-        assert!(super::sentence(10).contains("about 0 WebSockets"));
+        assert!(super::sentence(10).contains("about 4 WebSockets"));
     }
 }

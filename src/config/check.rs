@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{
-    AccessLogConfig, Config, Content, Forwarded, Reading, Reload, SessionsConfig, SharedKeys,
+    AccessLogConfig, Config, Content, Forwarded, ProcessLimits, Reading, Reload, SessionsConfig, SharedKeys,
     ValuePlaces, admin, backends, bytes,
     defaults::PROCESS_DRAIN,
     drain, error_pages,
@@ -31,6 +31,12 @@ const MOST_SESSIONS: usize = 100_000_000;
 
 /// Maximum of `reload.max_disconnects`, more than the sessions of a process.
 const MOST_DISCONNECTS: u64 = 1_000_000_000;
+
+/// Maximum of `limits.connections`, more than the descriptors of a process.
+const MOST_CLIENTS: usize = 100_000_000;
+
+/// Maximum of `limits.handshakes`.
+const MOST_HANDSHAKES: usize = 1_000_000;
 
 /// Minimum of `reload.interval`.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
@@ -157,6 +163,7 @@ fn config(top: &TomlTable<'_>) -> Config {
             })
             .unwrap_or_default(),
         sessions: top.value("sessions").and_then(|value| sessions(&value)).unwrap_or_default(),
+        limits: top.value("limits").and_then(|value| limits(&value)).unwrap_or_default(),
         access_log,
         redact,
         drain: drain::drain(top, PROCESS_DRAIN),
@@ -190,6 +197,15 @@ fn sessions(value: &TomlValue<'_>) -> Option<SessionsConfig> {
             .value("max_sid_bytes")
             .and_then(|value| value.size(SID_BYTES))
             .unwrap_or(default.max_sid_bytes),
+    })
+}
+
+fn limits(value: &TomlValue<'_>) -> Option<ProcessLimits> {
+    let table = value.table(&schema::PROCESS_LIMITS, "a table, `[limits]`")?;
+    let limit = |key, most| table.value(key).and_then(|value| value.integer(1..=most));
+    Some(ProcessLimits {
+        connections: limit("connections", MOST_CLIENTS),
+        handshakes: limit("handshakes", MOST_HANDSHAKES),
     })
 }
 

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use super::{
     AccessLogConfig, Admin, BackendConfig, Balance, CertificateSource, Config, Cookie, DrainConfig,
     Forwarded, HeaderLimits, HealthConfig, HostPattern, Limits, ListenerConfig, ListenerProtocol,
-    Outlier, PoolConfig, ProbeConfig, Reload, Reuse, RouteConfig, SessionsConfig, SetOn,
+    Outlier, PoolConfig, ProbeConfig, ProcessLimits, Reload, Reuse, RouteConfig, SessionsConfig, SetOn,
     SharedKeys, Sticky, Timeouts, TlsConfig, TlsVersion, UnknownSni, Upgrade, ValuePlaces, sticky,
 };
 
@@ -219,6 +219,7 @@ impl Config {
             trusted_proxies: Vec::new(),
             forwarded: Forwarded::default(),
             sessions: SessionsConfig::default(),
+            limits: ProcessLimits::default(),
             access_log: AccessLogConfig::default(),
             redact: Vec::new(),
             drain: PROCESS_DRAIN,

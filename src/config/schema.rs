@@ -150,7 +150,7 @@ pub(crate) fn documented_default(section: &str, key: &str) -> String {
 }
 
 /// Every kind of table, in the order of the reference page.
-pub static SECTIONS: [&Section; 35] = [
+pub static SECTIONS: [&Section; 36] = [
     &TOP,
     &NETWORKS,
     &LISTENER,
@@ -184,6 +184,7 @@ pub static SECTIONS: [&Section; 35] = [
     &ADMIN_TOKEN,
     &ACCESS_LOG,
     &SESSIONS,
+    &PROCESS_LIMITS,
     &COOKIE_KEY,
     &TICKET_KEYS,
 ];

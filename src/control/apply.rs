@@ -125,6 +125,7 @@ impl ControlTask {
         let snapshot = self.snapshot_of(&config, pools, listeners);
         self.proxy.snapshot.store(Arc::new(snapshot));
         self.proxy.sids.resize(&config.sessions);
+        self.proxy.limits.change(config.limits.connections, config.limits.handshakes);
         if let Some(log) = log {
             self.replace_log(log);
         }

@@ -16,9 +16,9 @@ use super::{
 };
 use crate::{
     acme::ManagedCertificates,
-    config::Config,
+    config::{self, Config},
     handoff::Inheritance,
-    net::tls::TicketKeys,
+    net::{client_limits::ClientLimits, tls::TicketKeys},
     observe::{AccessLog, Metrics, Redaction},
     route,
     shared::SharedState,
@@ -125,11 +125,13 @@ fn shared_state(config: &Config) -> Result<Arc<SharedState>, ApplyError> {
         error_pages: None,
         sends_proxy_headers: false,
     };
+    let config::ProcessLimits { connections, handshakes } = config.limits;
     Ok(Arc::new(SharedState {
         snapshot: Current::from_pointee(empty),
         sids: SessionTable::new(&config.sessions),
         memory: RecentSessions::new(),
         tunnels: Arc::default(),
+        limits: ClientLimits::new(connections, handshakes, metrics.client_limits.clone()),
         metrics,
         log: Arc::new(ArcSwap::from_pointee(log)),
         search_memory: Arc::new(Semaphore::new(SEARCH_MEMORY)),

@@ -148,7 +148,7 @@ fn warn_rate_limited(listener: &TcpListener, error: &io::Error, pause: Duration)
 }
 
 /// Whether a warning is due; records the time if so.
-fn due(last: &mut Option<Instant>, now: Instant) -> bool {
+pub(super) fn due(last: &mut Option<Instant>, now: Instant) -> bool {
     let silent = last.is_some_and(|then| now.saturating_duration_since(then) < WARN_EVERY);
     if !silent {
         *last = Some(now);

@@ -1,4 +1,4 @@
-//! Counts and limits open connections per client address.
+//! Counts client connections, and limits those of one client address.
 //!
 //! An address is stored only while it has an open connection, so memory is bounded by open connections. Each
 //! operation holds a lock for one map access.
@@ -10,6 +10,8 @@ use std::{
     num::NonZeroU32,
     sync::{Arc, Mutex, PoisonError},
 };
+
+use super::client_limits::ConnectionSlot;
 
 /// Number of independently locked maps; a power of two.
 const SHARDS: usize = 16;
@@ -44,20 +46,30 @@ impl From<IpAddr> for ClientNetwork {
     }
 }
 
-/// An open connection; counted until dropped.
+/// An open connection of an address; counted until dropped.
 #[derive(Debug)]
-pub struct CountedConnection {
+pub struct AddressSlot {
     among: Arc<PerAddress>,
     source: ClientNetwork,
 }
 
+/// An open connection, counted among those of the process and of its address.
+#[derive(Debug)]
+pub struct CountedConnection {
+    _slot: ConnectionSlot,
+    _address: Option<Box<AddressSlot>>,
+}
+
+impl CountedConnection {
+    /// Keeps both slots; `address` is `None` if the connections of an address are not limited.
+    pub fn new(slot: ConnectionSlot, address: Option<Box<AddressSlot>>) -> Arc<Self> {
+        Arc::new(Self { _slot: slot, _address: address })
+    }
+}
+
 impl PerAddress {
     /// Counts one more connection from this address; `None` if it already has `most`.
-    pub fn admit(
-        self: &Arc<Self>,
-        address: IpAddr,
-        most: NonZeroU32,
-    ) -> Option<Arc<CountedConnection>> {
+    pub fn admit(self: &Arc<Self>, address: IpAddr, most: NonZeroU32) -> Option<Box<AddressSlot>> {
         let source = ClientNetwork::from(address);
         let mut open = self.shard(source).lock().unwrap_or_else(PoisonError::into_inner);
         let count = open.entry(source).or_default();
@@ -67,7 +79,7 @@ impl PerAddress {
         }
         *count += 1;
         drop(open);
-        Some(Arc::new(CountedConnection { among: Arc::clone(self), source }))
+        Some(Box::new(AddressSlot { among: Arc::clone(self), source }))
     }
 
     fn shard(&self, source: ClientNetwork) -> &Mutex<HashMap<ClientNetwork, u32>> {
@@ -76,7 +88,7 @@ impl PerAddress {
     }
 }
 
-impl Drop for CountedConnection {
+impl Drop for AddressSlot {
     fn drop(&mut self) {
         let mut open = self.among.shard(self.source).lock().unwrap_or_else(PoisonError::into_inner);
         let Some(count) = open.get_mut(&self.source) else { return };
@@ -116,11 +128,7 @@ mod tests {
         let second = open.admit(ip("::ffff:192.0.2.1"), two).unwrap();
         assert!(open.admit(ip("192.0.2.1"), two).is_none());
         assert!(open.admit(ip("192.0.2.2"), two).is_some());
-        // The tunnel keeps the connection counted as well.
-        let tunnel = Arc::clone(&first);
         drop(first);
-        assert!(open.admit(ip("192.0.2.1"), two).is_none());
-        drop(tunnel);
         assert!(open.admit(ip("192.0.2.1"), two).is_some());
         drop(second);
         assert_eq!(addresses(&open).0, 0);

@@ -28,7 +28,7 @@ pub use self::scrape::{BackendSample, CertificateSample};
 use self::scrape::{register_backends, register_certificates};
 
 use super::names::{self, ChosenBy, metric};
-use crate::error::Termination;
+use crate::{error::Termination, net::client_limits::ClientLimitMetrics};
 
 /// Media type of the text that [`Metrics::encode`] returns.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -39,6 +39,8 @@ type Labels<const N: usize> = [(&'static str, String); N];
 pub struct Metrics {
     /// Pauses of accepting.
     pub accept_pauses: Counter,
+    /// Client connections and handshakes, and their limits.
+    pub client_limits: ClientLimitMetrics,
     /// Access-log lines lost.
     pub access_log_dropped: Counter,
     /// Tasks that panicked.
@@ -109,6 +111,7 @@ impl Metrics {
                 metric::ACCEPT_PAUSES,
                 "Pauses of accepting because descriptors or memory are exhausted",
             ),
+            client_limits: client_limits(&mut registry),
             access_log_dropped: plain(
                 &mut registry,
                 metric::ACCESS_LOG_DROPPED,
@@ -279,6 +282,36 @@ impl GaugeGuard {
 impl Drop for GaugeGuard {
     fn drop(&mut self) {
         self.0.dec();
+    }
+}
+
+fn client_limits(registry: &mut Registry) -> ClientLimitMetrics {
+    ClientLimitMetrics {
+        connections: level(
+            registry,
+            metric::CLIENT_CONNECTIONS,
+            "Client connections open, tunnels included",
+        ),
+        max_connections: level(
+            registry,
+            metric::CLIENT_CONNECTIONS_MAX,
+            "Maximum of open client connections",
+        ),
+        pauses: plain(
+            registry,
+            metric::CONNECTION_LIMIT_PAUSES,
+            "Pauses of accepting because the maximum of client connections is open",
+        ),
+        handshakes: level(
+            registry,
+            metric::HANDSHAKES_IN_PROGRESS,
+            "TLS handshakes with clients in progress",
+        ),
+        handshakes_waiting: level(
+            registry,
+            metric::HANDSHAKES_WAITING,
+            "TLS handshakes with clients that wait for their turn",
+        ),
     }
 }
 

@@ -318,6 +318,16 @@ pub mod metric {
     pub const BYTES: &str = "bytes";
     /// Pauses of accepting because descriptors or memory are exhausted.
     pub const ACCEPT_PAUSES: &str = "accept_pauses";
+    /// Client connections open, of the whole process.
+    pub const CLIENT_CONNECTIONS: &str = "client_connections";
+    /// Maximum of open client connections.
+    pub const CLIENT_CONNECTIONS_MAX: &str = "client_connections_max";
+    /// Pauses of accepting because the maximum of client connections is open.
+    pub const CONNECTION_LIMIT_PAUSES: &str = "connection_limit_pauses";
+    /// TLS handshakes with clients in progress.
+    pub const HANDSHAKES_IN_PROGRESS: &str = "tls_handshakes_in_progress";
+    /// TLS handshakes with clients that wait for their turn.
+    pub const HANDSHAKES_WAITING: &str = "tls_handshakes_waiting";
     /// Access-log lines lost to a slow or failing sink.
     pub const ACCESS_LOG_DROPPED: &str = "access_log_dropped";
     /// Process-log lines lost to a slow or failing standard error.

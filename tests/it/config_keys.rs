@@ -5,7 +5,7 @@ use std::{env, num::NonZeroU32, path::PathBuf, time::Duration};
 use moorline::config::{
     AccessLogConfig, AdminRemote, AdminSocket, Admission, BackendConfig, BackendSource, Balance,
     CertificateSource, Config, Dns, DrainConfig, HeaderLimits, HostPattern, HttpSource, Limits,
-    Outlier, ProbeConfig, ProxyIn, ProxyOut, Rate, RebalanceConfig, Redirect, Reload, SameSite,
+    Outlier, ProbeConfig, ProcessLimits, ProxyIn, ProxyOut, Rate, RebalanceConfig, Redirect, Reload, SameSite,
     SetOn, SharedKeys, TlsVersion, Tlv, UnknownSni, Upgrade,
 };
 
@@ -51,6 +51,8 @@ fn every_key_reaches_its_field() {
     let text = b"a key of the tests, worth nothing at all".to_vec();
     assert!(config.cookie_keys == SharedKeys::Configured(vec![text.clone()]));
     assert!(config.ticket_keys == SharedKeys::Configured(vec![text]));
+    let limits = ProcessLimits { connections: Some(50_000), handshakes: Some(2000) };
+    assert_eq!(config.limits, limits);
     assert_eq!((config.sessions.max, config.sessions.max_sid_bytes), (500_000, 1024));
 
     let [plain, secure, ..] = &config.listeners[..] else { panic!("{:?}", config.listeners) };

@@ -25,6 +25,8 @@ mod checking;
 #[cfg(test)]
 mod client_auth;
 #[cfg(test)]
+mod client_limits;
+#[cfg(test)]
 mod client_revocation;
 #[cfg(test)]
 mod close_notify;

@@ -247,6 +247,7 @@ const PLACES: &[(&str, &str)] = &[
     ("admin.token", "WEB\nAPP\n[admin]\nlisten = \"127.0.0.1:0\"\n[admin.token]\nLINE"),
     ("access_log", "WEB\nAPP\n[access_log]\nLINE"),
     ("sessions", "WEB\nAPP\n[sessions]\nLINE"),
+    ("limits", "WEB\nAPP\n[limits]\nLINE"),
     ("cookie_key", "WEB\nAPP\n[cookie_key]\nLINE"),
     ("ticket_keys", "WEB\nAPP\n[ticket_keys]\nLINE"),
 ];

@@ -9,7 +9,7 @@ async fn fault_104_no_descriptor_left() {
     let backend = Backend::replying("ok").await;
     let mut proxy = Setup::new()
         .with(|settings| {
-            settings.backends(&[backend.address]);
+            settings.backends(&[backend.address]).top("limits", "{ connections = 1000 }");
         })
         .wrapped_in(&["sh", "-c", "ulimit -n 64; exec \"$0\" \"$@\""])
         .start()

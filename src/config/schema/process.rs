@@ -114,6 +114,13 @@ pub(in crate::config) static TOP: Section = Section {
             about: "Limits of the table of session ids.",
         },
         SchemaKey {
+            name: "limits",
+            kind: Table(&PROCESS_LIMITS),
+            default: Words("The defaults of [`[limits]`](#limits)"),
+            example: "{ connections = 50_000 }",
+            about: "Limits over all clients.",
+        },
+        SchemaKey {
             name: "cookie_key",
             kind: Table(&COOKIE_KEY),
             default: Words(
@@ -185,6 +192,33 @@ pub(in crate::config) static RELOAD: Section = Section {
             example: "0",
             about: "Maximum number of sessions that a reload may disconnect. A reload that would disconnect more is rejected, \
                     unless `moorline reload --max-disconnects` allows it.",
+        },
+    ],
+    notes: "",
+};
+
+pub(in crate::config) static PROCESS_LIMITS: Section = Section {
+    name: "limits",
+    heading: "`[limits]`",
+    about: "Limits over all clients of the process.",
+    keys: &[
+        SchemaKey {
+            name: "connections",
+            kind: Integer(1, 100_000_000),
+            default: Words(
+                "Half of the limit of open files, less a reserve of 64 descriptors, because a WebSocket needs two",
+            ),
+            example: "50_000",
+            about: "Maximum number of open client connections of all listeners, tunnels included. Further connections wait in \
+                    the kernel's queue until one ends.",
+        },
+        SchemaKey {
+            name: "handshakes",
+            kind: Integer(1, 1_000_000),
+            default: Words("1024 for each processor core"),
+            example: "2000",
+            about: "Maximum number of TLS handshakes with clients at the same time. Further handshakes wait in order, within \
+                    the listener's `handshake_timeout`. A client that stalls counts until its `handshake_timeout`.",
         },
     ],
     notes: "",

@@ -32,6 +32,16 @@ pub struct Reload {
     pub max_disconnects: Option<u64>,
 }
 
+/// Limits over all clients of the process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProcessLimits {
+    /// Maximum number of open client connections, tunnels included; `None`: what the limit of open files
+    /// allows.
+    pub connections: Option<usize>,
+    /// Maximum number of TLS handshakes with clients at the same time; `None`: by the number of cores.
+    pub handshakes: Option<usize>,
+}
+
 /// Handoff to a new binary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Upgrade {

@@ -92,14 +92,19 @@ const CHECKS: &str = "health checks are tcp, http, engine.io and websocket (`hea
 const TIMEOUTS: &str = "a connection waits for `timeouts.connect`, and a poll for its session";
 
 /// Beginnings of lines, separated by commas, with what becomes of them and why.
-const REASONS: [(&str, NoteKind, &str); 26] = [
+const REASONS: [(&str, NoteKind, &str); 27] = [
     (
-        "user, group, uid, gid, daemon, nbproc, nbthread, cpu-map, ulimit-n, maxconn, chroot, pidfile, master-worker, node, \
+        "user, group, uid, gid, daemon, nbproc, nbthread, cpu-map, ulimit-n, chroot, pidfile, master-worker, node, \
       description, set-dumpable, presetenv, setenv, localpeer, fd-hard-limit, hard-stop-after, unix-bind, numa-cpu-mapping, \
       stats socket, stats timeout, insecure-fork-wanted, expose-experimental-directives, external-check, lua-load, \
       server-state-base, server-state-file, load-server-state-from-file, spread-checks, noepoll, grace, mworker-max-reloads",
         Unneeded,
         PROCESS,
+    ),
+    (
+        "maxconn",
+        Unneeded,
+        "`limits.connections` is the limit for the process; its default follows from the limit of open files",
     ),
     (
         "log, log-format, log-format-sd, log-tag, log-send-hostname, error-log-format, option httplog, option tcplog, \
