@@ -37,8 +37,8 @@ use crate::{
     layer4,
     net::{
         client_hello::ClientHello,
-        listener,
         client_limits::{ConnectionSlot, HandshakeSlot},
+        listener,
         per_address::{AddressSlot, CountedConnection},
         proxy_protocol,
         stream::ClientStream,

@@ -5,8 +5,8 @@
 
 pub mod answer_first;
 pub mod bind_error;
-pub mod client_limits;
 pub mod client_hello;
+pub mod client_limits;
 pub mod half_close;
 pub mod inherited;
 pub mod listener;

@@ -15,8 +15,8 @@ use self::pools::pool;
 use crate::config::{
     AccessLogConfig, Acme, Admin, AdminRemote, AdminSocket, Certificate, CertificateSource,
     ClientAuth, Config, DrainConfig, ErrorPageEntry, ErrorPages, HostPattern, ListenerConfig,
-    PassthroughConfig, ProcessLimits, ProxyIn, Redirect, Reload, RouteConfig, SessionsConfig, SharedKeys,
-    TlsConfig, UnknownSni, Upgrade, url_without_secrets,
+    PassthroughConfig, ProcessLimits, ProxyIn, Redirect, Reload, RouteConfig, SessionsConfig,
+    SharedKeys, TlsConfig, UnknownSni, Upgrade, url_without_secrets,
 };
 
 /// Returns the whole configuration as JSON.

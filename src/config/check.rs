@@ -11,8 +11,8 @@ use std::{
 };
 
 use super::{
-    AccessLogConfig, Config, Content, Forwarded, ProcessLimits, Reading, Reload, SessionsConfig, SharedKeys,
-    ValuePlaces, admin, backends, bytes,
+    AccessLogConfig, Config, Content, Forwarded, ProcessLimits, Reading, Reload, SessionsConfig,
+    SharedKeys, ValuePlaces, admin, backends, bytes,
     defaults::PROCESS_DRAIN,
     drain, error_pages,
     fault::quoted,

@@ -5,8 +5,9 @@ use std::{net::SocketAddr, time::Duration};
 use super::{
     AccessLogConfig, Admin, BackendConfig, Balance, CertificateSource, Config, Cookie, DrainConfig,
     Forwarded, HeaderLimits, HealthConfig, HostPattern, Limits, ListenerConfig, ListenerProtocol,
-    Outlier, PoolConfig, ProbeConfig, ProcessLimits, Reload, Reuse, RouteConfig, SessionsConfig, SetOn,
-    SharedKeys, Sticky, Timeouts, TlsConfig, TlsVersion, UnknownSni, Upgrade, ValuePlaces, sticky,
+    Outlier, PoolConfig, ProbeConfig, ProcessLimits, Reload, Reuse, RouteConfig, SessionsConfig,
+    SetOn, SharedKeys, Sticky, Timeouts, TlsConfig, TlsVersion, UnknownSni, Upgrade, ValuePlaces,
+    sticky,
 };
 
 /// How long a stopping process waits for open connections.

@@ -18,7 +18,9 @@ pub use self::{
     listener::{ListenerConfig, ListenerProtocol, PassthroughConfig, ProxyIn, Redirect},
     overload::{Admission, Limits, Rate, RebalanceConfig},
     pool::{Address, BackendConfig, Balance, HeaderLimits, PoolConfig, Reuse, Timeouts},
-    process::{AccessLogConfig, DrainConfig, Forwarded, ProcessLimits, Reload, SharedKeys, Upgrade},
+    process::{
+        AccessLogConfig, DrainConfig, Forwarded, ProcessLimits, Reload, SharedKeys, Upgrade,
+    },
     route::{HostPattern, RouteConfig},
     sticky::{Cookie, SameSite, SessionsConfig, SetOn, Sticky},
     tls::{

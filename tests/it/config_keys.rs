@@ -5,8 +5,8 @@ use std::{env, num::NonZeroU32, path::PathBuf, time::Duration};
 use moorline::config::{
     AccessLogConfig, AdminRemote, AdminSocket, Admission, BackendConfig, BackendSource, Balance,
     CertificateSource, Config, Dns, DrainConfig, HeaderLimits, HostPattern, HttpSource, Limits,
-    Outlier, ProbeConfig, ProcessLimits, ProxyIn, ProxyOut, Rate, RebalanceConfig, Redirect, Reload, SameSite,
-    SetOn, SharedKeys, TlsVersion, Tlv, UnknownSni, Upgrade,
+    Outlier, ProbeConfig, ProcessLimits, ProxyIn, ProxyOut, Rate, RebalanceConfig, Redirect,
+    Reload, SameSite, SetOn, SharedKeys, TlsVersion, Tlv, UnknownSni, Upgrade,
 };
 
 use crate::config::good;

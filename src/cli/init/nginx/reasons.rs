@@ -69,7 +69,11 @@ const REASONS: [(&str, NoteKind, &str); 49] = [
         "Moorline uses every core and raises its limit of open files; the service \
       manager sets the user",
     ),
-    ("events", Unneeded, "`limits.connections` is the limit for the process; its default follows from the limit of open files"),
+    (
+        "events",
+        Unneeded,
+        "`limits.connections` is the limit for the process; its default follows from the limit of open files",
+    ),
     ("load_module perl_modules perl_require", Unneeded, "there are no modules"),
     ("error_log", Unneeded, "the log goes to standard error; `RUST_LOG` sets its level"),
     (
