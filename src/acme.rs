@@ -21,7 +21,6 @@ mod schedule;
 mod store;
 
 use std::{
-    io,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -31,7 +30,7 @@ use std::{
 
 use tokio::{
     sync::Notify,
-    task::{JoinHandle, spawn_blocking},
+    task::JoinHandle,
 };
 
 use self::{
@@ -97,32 +96,26 @@ impl ManagedCertificates {
         Self { context, members: Vec::new(), running: false }
     }
 
+    /// Returns the managed certificates.
+    pub(crate) fn members(&self) -> Vec<Arc<ManagedCertificate>> {
+        self.members.iter().map(|(managed, _)| Arc::clone(managed)).collect()
+    }
+
     /// Returns the certificates of these settings: the known ones, and new ones with their stored files.
-    /// Changes nothing, so that a rejected configuration has no effect.
-    ///
-    /// # Errors
-    /// The runtime is shutting down.
-    pub(crate) async fn prepare<'a>(
-        &self,
+    /// Changes nothing, so that a rejected configuration has no effect. Blocks while files are read.
+    pub(crate) fn load<'a>(
+        known: &[Arc<ManagedCertificate>],
         terms: impl Iterator<Item = &'a Acme>,
-    ) -> io::Result<Vec<Arc<ManagedCertificate>>> {
+    ) -> Vec<Arc<ManagedCertificate>> {
         let mut all: Vec<Arc<ManagedCertificate>> = Vec::new();
         for terms in terms {
             if all.iter().any(|managed| managed.terms == *terms) {
                 continue;
             }
-            let known = self.members.iter().find(|(managed, _)| managed.terms == *terms);
-            all.push(match known {
-                Some((managed, _)) => Arc::clone(managed),
-                None => {
-                    let terms = terms.clone();
-                    spawn_blocking(|| ManagedCertificate::load(terms))
-                        .await
-                        .map_err(io::Error::other)?
-                }
-            });
+            let known = known.iter().find(|managed| managed.terms == *terms);
+            all.push(known.map_or_else(|| ManagedCertificate::load(terms.clone()), Arc::clone));
         }
-        Ok(all)
+        all
     }
 
     /// Manages these certificates and stops the tasks of all others. `http`: whether there is an `http`

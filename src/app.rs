@@ -10,7 +10,6 @@ use std::{
 };
 
 use tokio::{
-    runtime::Handle,
     sync::{mpsc, oneshot},
     task::{JoinError, JoinHandle},
 };
@@ -26,6 +25,7 @@ use crate::{
     handoff::{Inheritance, Launch, LaunchError, Takeover},
     net::inherited::InheritedSockets,
     observe::{BackendSample, CertificateSample, stalls},
+    runtimes::Workers,
     shared::SharedState,
     upstream::Lifecycle,
 };
@@ -55,6 +55,7 @@ pub struct App {
     remote: Option<AdminRemote>,
     /// The process that this one takes over from.
     joining: Option<Takeover>,
+    workers: Workers,
 }
 
 /// A running process.
@@ -73,13 +74,19 @@ pub struct RunningProcess {
 pub struct ProcessHandle(mpsc::Sender<ControlRequest>);
 
 impl App {
-    /// Binds and builds everything. `given` are the sockets that the service manager passed.
+    /// Binds and builds everything. `given` are the sockets that the service manager passed. `workers` run
+    /// the connections.
     ///
     /// # Errors
     /// An address is not available, an access log cannot be opened, or rustls rejects a certificate.
     /// The text names it.
-    pub async fn bind(config: Config, given: InheritedSockets) -> Result<Self, StartError> {
-        Self::build(config, Inheritance { sockets: given, ..Inheritance::default() }).await
+    pub async fn bind(
+        config: Config,
+        given: InheritedSockets,
+        workers: Workers,
+    ) -> Result<Self, StartError> {
+        let from = Inheritance { sockets: given, ..Inheritance::default() };
+        Self::build(config, from, workers).await
     }
 
     /// Prepares to take over from another process: binds missing sockets, builds everything and
@@ -88,8 +95,12 @@ impl App {
     /// # Errors
     /// As for [`bind`](Self::bind), and if a message of the other process is invalid. The other
     /// process is notified and continues to serve.
-    pub async fn take_over(config: Config, mut joining: Takeover) -> Result<Self, StartError> {
-        match Self::prepare(config, &mut joining).await {
+    pub async fn take_over(
+        config: Config,
+        mut joining: Takeover,
+        workers: Workers,
+    ) -> Result<Self, StartError> {
+        match Self::prepare(config, &mut joining, workers).await {
             Ok(app) => Ok(Self { joining: Some(joining), ..app }),
             Err(error) => {
                 joining.fail(&error.to_string()).await;
@@ -110,20 +121,29 @@ impl App {
         joining.ready().await.map_err(|error| StartError(error.to_string()))
     }
 
-    async fn prepare(config: Config, joining: &mut Takeover) -> Result<Self, StartError> {
-        let mut app = Self::build(config, joining.inheritance()).await?;
+    async fn prepare(
+        config: Config,
+        joining: &mut Takeover,
+        workers: Workers,
+    ) -> Result<Self, StartError> {
+        let mut app = Self::build(config, joining.inheritance(), workers).await?;
         let late = joining.prepared(app.control.proxy()).await;
         app.control.restore_late_values(late.map_err(|error| StartError(error.to_string()))?);
         Ok(app)
     }
 
-    async fn build(config: Config, mut from: Inheritance) -> Result<Self, StartError> {
+    async fn build(
+        config: Config,
+        mut from: Inheritance,
+        workers: Workers,
+    ) -> Result<Self, StartError> {
         let start_error = |error: &dyn fmt::Display| StartError(error.to_string());
         let admin = admin::AdminSockets::bind(&config.admin, &mut from.sockets);
         let admin = admin.map_err(|error| start_error(&error))?;
         let remote = config.admin.remote.clone();
-        let control = ControlTask::new(config, from).await.map_err(|error| start_error(&error))?;
-        Ok(Self { control, admin, remote, joining: None })
+        let control = ControlTask::new(config, from, workers.handle()).await;
+        let control = control.map_err(|error| start_error(&error))?;
+        Ok(Self { control, admin, remote, joining: None, workers })
     }
 
     /// Returns the bound addresses, by listener name.
@@ -147,7 +167,8 @@ impl App {
         let socket = self.admin.path().map(Path::to_owned);
         let (requests, received) = mpsc::channel(REQUESTS);
         let metrics = &self.control.proxy().metrics;
-        if let Err(error) = stalls::watch(Handle::current().metrics(), metrics) {
+        let workers = &self.workers;
+        if let Err(error) = stalls::watch(workers.metrics(), workers.activity(), metrics) {
             tracing::warn!(%error, "cannot detect stuck workers");
         }
         let operator =

@@ -36,8 +36,10 @@ mod rebalance;
 mod reload;
 mod report;
 mod resolve;
+mod resources;
 mod sessions;
 mod start;
+mod upkeep;
 mod warnings;
 mod watch;
 
@@ -70,9 +72,11 @@ use self::{
     on_down::OnDown,
     overlay::Overlay,
     rebalance::Rebalancer,
-    reload::ReloadCause,
+    reload::{ReloadCause, Reloads},
     report::StartTime,
-    resolve::NameResolver,
+    resolve::{NameResolver, ResolvedNames},
+    resources::Resources,
+    upkeep::{HOUSEKEEPING, Upkeep},
     watch::Watcher,
 };
 use crate::{
@@ -84,14 +88,8 @@ use crate::{
     shared::SharedState,
     sticky::CookieKeys,
     systemd::Notifier,
-    upstream::{self, Backend},
+    upstream::Backend,
 };
-
-/// Period of housekeeping: it removes expired session ids and idle connections.
-const HOUSEKEEPING: Duration = Duration::from_secs(1);
-
-/// Period of resolving the names of backends. A reload resolves them at once.
-const RESOLVE_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Pause between two attempts to cut what is left at the end of a shutdown.
 const CUT_AGAIN: Duration = Duration::from_millis(100);
@@ -115,6 +113,8 @@ pub struct ControlTask {
     started: StartTime,
     /// The outcome of the last reload.
     reload: Option<ReloadState>,
+    reloads: Reloads,
+    upkeep: Upkeep,
     keys: CookieKeys,
     tickets: TicketKeys,
     listeners: Listeners,
@@ -148,6 +148,8 @@ pub enum ControlRequest {
         pool: String,
         /// Its backends, or why the answer is not valid.
         outcome: Result<Vec<config::BackendConfig>, SourceError>,
+        /// Addresses of the names among these backends.
+        names: ResolvedNames,
     },
     /// Run an operator's command or query.
     Command(ControlCommand),
@@ -169,16 +171,11 @@ impl ControlTask {
         if self.file.is_some() {
             self.watcher = Some(Watcher::new(self.file_config.reload));
             // The file may have changed between the first load and the first watch.
-            let _ = self.reload(ReloadCause::Start, None).await;
+            self.request_reload(ReloadCause::Start, None, None);
         }
         self.acme.start();
         self.notifier.ready();
         let mut alive = Notifier::watchdog().map(tokio::time::interval);
-        let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
-        let mut pools = tokio::time::interval(upstream::TICK_INTERVAL);
-        let mut resolve =
-            tokio::time::interval_at(Instant::now() + RESOLVE_INTERVAL, RESOLVE_INTERVAL);
-        let mut rebalance = tokio::time::interval(rebalance::TICK);
         loop {
             tokio::select! {
                 request = requests.recv() => match request {
@@ -197,13 +194,11 @@ impl ControlTask {
                     }
                 }
                 () = changed(self.watcher.as_ref()) => {
-                    self.reload_and_notify(ReloadCause::FileChange).await;
+                    self.request_reload(ReloadCause::FileChange, None, None);
                 }
+                event = self.reloads.event() => self.handle_reload_event(event).await,
                 () = tick(&mut alive) => self.notifier.alive(),
-                _ = housekeeping.tick() => self.run_housekeeping(),
-                _ = pools.tick() => self.tick_pools(),
-                _ = resolve.tick() => self.resolver.resolve_all(&self.backends),
-                _ = rebalance.tick() => self.close_due_tunnels(),
+                () = self.upkeep.due() => self.run_upkeep(),
             }
         }
     }
@@ -212,16 +207,23 @@ impl ControlTask {
     async fn serve(&mut self, request: ControlRequest) {
         match request {
             ControlRequest::Hangup => {
+                #[cfg(debug_assertions)]
+                stall_on_request();
                 self.reopen_logs();
-                self.reload_and_notify(ReloadCause::Signal).await;
-                self.acme.retry();
+                self.request_reload(ReloadCause::Signal, None, None);
+                if self.file.is_none() {
+                    self.acme.retry();
+                }
             }
             ControlRequest::Apply(config, reply) => {
                 let planned = self.plan_file(*config);
                 let failed = |error: apply::ApplyError| CommandError::Failed(error.to_string());
-                let _ = reply.send(self.apply(planned).await.map_err(failed));
+                let outcome = self.apply(planned, Resources::default()).await;
+                let _ = reply.send(outcome.map_err(failed));
             }
-            ControlRequest::Discovered { pool, outcome } => self.discovered(pool, outcome).await,
+            ControlRequest::Discovered { pool, outcome, names } => {
+                self.discovered(pool, outcome, names).await;
+            }
             ControlRequest::Command(command) => self.run_command(command).await,
             ControlRequest::Shutdown(reply) => drop(reply),
         }
@@ -250,6 +252,7 @@ impl ControlTask {
         &mut self,
         pool: String,
         outcome: Result<Vec<config::BackendConfig>, SourceError>,
+        names: ResolvedNames,
     ) {
         let has_source = |known: &config::PoolConfig| known.name == pool && known.source.is_some();
         if !self.file_config.pools.iter().any(has_source) {
@@ -263,7 +266,7 @@ impl ControlTask {
             return;
         }
         let planned = self.plan_overlay(overlay);
-        match self.apply(planned).await {
+        match self.apply(planned, Resources { names, ..Resources::default() }).await {
             Ok(changes) if changes.is_empty() => {}
             Ok(changes) => {
                 tracing::info!(pool = name, %changes, "the backends of the pool's source have changed")
@@ -274,35 +277,11 @@ impl ControlTask {
         }
     }
 
-    /// Closes tunnels that are due: for rebalancing, because of their age, or because their backend is down.
-    fn close_due_tunnels(&mut self) {
-        self.rebalance.tick(&self.config.pools, &self.backends, &self.proxy);
-        self.rebalance.close_aged(&self.config.pools, &self.backends, &self.proxy);
-        self.on_down.tick(&self.config.pools, &self.backends, &self.proxy);
-    }
-
-    /// Advances slow start and ends ejections.
-    fn tick_pools(&self) {
-        let now = std::time::Instant::now();
-        for pool in &self.proxy.snapshot.load().pools {
-            pool.upstream.tick(now);
-        }
-    }
-
-    fn run_housekeeping(&mut self) {
-        let now = std::time::Instant::now();
-        self.proxy.sids.sweep(now);
-        for backend in &self.backends {
-            backend.idle().sweep(now);
-        }
-        self.forget_removed();
-        let (sessions, tunnels) = (self.proxy.sids.len(), self.proxy.tunnels.len());
-        self.notifier.status(format_args!("{sessions} sessions, {tunnels} tunnels"));
-    }
-
     /// Shuts down: accepts no connections, lets requests and tunnels end, and cuts the rest at the deadline.
     async fn shut_down(&mut self, requests: &mut mpsc::Receiver<ControlRequest>) {
         self.handoff.cancel().await;
+        // Dropping the requests reports that the process shuts down.
+        self.reloads = Reloads::default();
         self.acme.stop();
         self.notifier.stopping();
         self.shutting_down = true;
@@ -354,6 +333,24 @@ async fn changed(watcher: Option<&Watcher>) {
     match watcher {
         Some(watcher) => watcher.changed().await,
         None => std::future::pending().await,
+    }
+}
+
+/// Resolves at `at`; never if it is `None`.
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Lets tests observe a control task that is stuck. Not in release builds.
+#[cfg(debug_assertions)]
+fn stall_on_request() {
+    if std::env::var_os("MOORLINE_TEST_STALL_CONTROL").is_some() {
+        tracing::info!("the control task is stuck");
+        std::thread::sleep(Duration::from_secs(2));
+        tracing::info!("the control task continues");
     }
 }
 

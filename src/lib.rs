@@ -42,6 +42,7 @@
 //! | [`systemd`] | passed sockets, notifications to the service manager | the reasons for them |
 //! | [`control`] | reloads, discovery, health, drains, rebalancing, commands, explain, handoff | — |
 //! | `stream_log`, [`shared`] | the termination of every stream; the state that all streams share | HTTP |
+//! | [`runtimes`] | the threads: workers for connections, control for the rest | what runs on them |
 //! | [`conn`], [`app`] | one connection; one process | — |
 //! | `demo` | embedded Socket.IO nodes and the chat page | any other module |
 //!
@@ -94,6 +95,7 @@ mod layer4;
 pub mod net;
 pub mod observe;
 pub mod route;
+pub mod runtimes;
 pub mod shared;
 pub mod shutdown;
 pub mod snapshot;

@@ -4,7 +4,12 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser, Subcommand};
-use moorline::{cli, config::check::Faults, observe::log};
+use moorline::{
+    cli,
+    config::check::Faults,
+    observe::log,
+    runtimes::{self, Workers},
+};
 
 /// The front door for Socket.IO and WebSocket apps.
 #[derive(Debug, Parser)]
@@ -118,33 +123,50 @@ fn help(names: &[String]) -> anyhow::Result<ExitCode> {
 }
 
 fn start(command: Command) -> anyhow::Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let code = runtime.block_on(async {
-        match command {
-            Command::Run(args) => cli::run::run(args).await,
-            Command::Proxy(args) => cli::proxy::run(args).await,
-            Command::Check(args) => Ok(args.run().await?),
-            #[cfg(feature = "demo")]
-            Command::Demo(args) => cli::demo::run(args).await,
-            Command::Status(args) => args.run().await,
-            Command::Backends(args) => args.run().await,
-            Command::Drain(args) => args.run().await,
-            Command::Undrain(args) => args.run().await,
-            Command::Reload(args) => args.run().await,
-            Command::Plan(args) => args.run().await,
-            Command::Sessions(args) => args.run().await,
-            Command::Explain(args) => args.run().await,
-            Command::Config(args) => args.run().await,
-            Command::Upgrade(args) => args.run().await,
-            Command::Init(args) => args.run(),
-            Command::Schema(args) => Ok(args.run()?),
-            Command::Completions(args) => Ok(args.run(Cli::command())?),
-            Command::Man(args) => args.run(Cli::command()),
-            Command::Version => Ok(cli::version::print()?),
-            Command::Help { command } => help(&command),
+    let control = runtimes::control()?;
+    let code = match command.serves() {
+        true => {
+            let (runtime, workers) = runtimes::workers()?;
+            let code = control.block_on(serve(command, workers));
+            runtime.shutdown_background();
+            code
         }
-    });
+        false => control.block_on(run(command)),
+    };
     // The shutdown has ended all other work. Do not wait for a blocking name lookup.
-    runtime.shutdown_background();
+    control.shutdown_background();
     code
+}
+
+async fn serve(command: Command, workers: Workers) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Run(args) => cli::run::run(args, workers).await,
+        Command::Proxy(args) => cli::proxy::run(args, workers).await,
+        #[cfg(feature = "demo")]
+        Command::Demo(args) => cli::demo::run(args, workers).await,
+        _ => anyhow::bail!("the command does not run a proxy"),
+    }
+}
+
+async fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Check(args) => Ok(args.run().await?),
+        Command::Status(args) => args.run().await,
+        Command::Backends(args) => args.run().await,
+        Command::Drain(args) => args.run().await,
+        Command::Undrain(args) => args.run().await,
+        Command::Reload(args) => args.run().await,
+        Command::Plan(args) => args.run().await,
+        Command::Sessions(args) => args.run().await,
+        Command::Explain(args) => args.run().await,
+        Command::Config(args) => args.run().await,
+        Command::Upgrade(args) => args.run().await,
+        Command::Init(args) => args.run(),
+        Command::Schema(args) => Ok(args.run()?),
+        Command::Completions(args) => Ok(args.run(Cli::command())?),
+        Command::Man(args) => args.run(Cli::command()),
+        Command::Version => Ok(cli::version::print()?),
+        Command::Help { command } => help(&command),
+        _ => anyhow::bail!("the command runs a proxy"),
+    }
 }

@@ -32,6 +32,7 @@ use crate::{
         bind_error, listener,
         tls::{self, SelfSignedError},
     },
+    runtimes::Workers,
 };
 
 /// Names of the nodes, in order; the page has a signal flag for each.
@@ -119,7 +120,7 @@ pub struct Demo {
 ///
 /// # Errors
 /// An address is in use, or nodes or certificate cannot be created. The text names the flag to change.
-pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub async fn run(args: Args, workers: Workers) -> anyhow::Result<ExitCode> {
     let demo = prepare(&args).await?;
     let Demo { config, nodes, greeting } = demo;
     let nodes = Arc::new(nodes);
@@ -143,6 +144,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         file: None,
         greeting: Some(Box::new(begin)),
         stays: Some("the demo cannot be upgraded, because its nodes run in the same process"),
+        workers,
     };
     let code = serve(service).await;
     drop(nodes);

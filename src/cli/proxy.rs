@@ -14,6 +14,7 @@ use crate::{
         ListenerConfig, ListenerProtocol, PoolConfig, TlsConfig,
     },
     net::tls,
+    runtimes::Workers,
 };
 
 /// Arguments of `proxy`.
@@ -51,8 +52,8 @@ pub struct Args {
 ///
 /// # Errors
 /// A flag is invalid, or the process cannot start.
-pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    serve(Service { load: || config(&args), file: None, greeting: None, stays: None }).await
+pub async fn run(args: Args, workers: Workers) -> anyhow::Result<ExitCode> {
+    serve(Service { load: || config(&args), file: None, greeting: None, stays: None, workers }).await
 }
 
 /// Builds the configuration.

@@ -6,7 +6,7 @@ use super::{
     files,
     serve::{Service, serve},
 };
-use crate::config::check;
+use crate::{config::check, runtimes::Workers};
 
 /// Arguments of `run`.
 #[derive(Clone, Debug, clap::Args)]
@@ -21,7 +21,7 @@ pub struct Args {
 ///
 /// # Errors
 /// The file has errors, or the process cannot start.
-pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub async fn run(args: Args, workers: Workers) -> anyhow::Result<ExitCode> {
     // Reloads and upgrades read the configuration again.
     anyhow::ensure!(
         args.file.as_os_str() != files::STANDARD_INPUT,
@@ -30,5 +30,5 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     );
     let file = args.file.clone();
     let load = move || Ok(check::file(&file)?);
-    serve(Service { load, file: Some(args.file), greeting: None, stays: None }).await
+    serve(Service { load, file: Some(args.file), greeting: None, stays: None, workers }).await
 }

@@ -18,6 +18,7 @@ use crate::{
     config::{self, AccessLogConfig, BackendSource, Config, ListenerProtocol, ProbeConfig},
     handoff::{HandoffChannel, Launch, LaunchError},
     observe::log,
+    runtimes::Workers,
     systemd,
     tunnel::splice,
 };
@@ -38,6 +39,8 @@ pub(super) struct Service<'a, L> {
     pub(super) greeting: Option<Greeting<'a>>,
     /// Why this process cannot be handed over to another; `None`: it can.
     pub(super) stays: Option<&'static str>,
+    /// The runtime that runs the connections.
+    pub(super) workers: Workers,
 }
 
 /// Signals that shut down the process. Handlers are installed first, because an unhandled signal ends
@@ -69,7 +72,7 @@ where
         Some(reason) => Err(LaunchError::NotSupported(reason)),
     };
     let (mut app, summary) = tokio::select! {
-        begun = begin(service.load) => begun?,
+        begun = begin(service.load, service.workers) => begun?,
         () = signals.stop() => return Ok(ExitCode::FAILURE),
     };
     tokio::select! {
@@ -137,19 +140,22 @@ impl Summary {
 }
 
 /// Does everything up to the first connection. A process that takes over accepts after this.
-async fn begin(load: impl FnOnce() -> anyhow::Result<Config>) -> anyhow::Result<(App, Summary)> {
+async fn begin(
+    load: impl FnOnce() -> anyhow::Result<Config>,
+    workers: Workers,
+) -> anyhow::Result<(App, Summary)> {
     let Some(handed) = HandoffChannel::from_stdin()? else {
         // `passed` changes the environment; no other thread reads it yet.
         let given = systemd::passed();
         let config = load()?;
         let summary = Summary::of(&config);
-        return Ok((App::bind(config, given).await?, summary));
+        return Ok((App::bind(config, given, workers).await?, summary));
     };
     let joining = handed.receive().await.context("cannot take over from the old process")?;
     match load() {
         Ok(config) => {
             let summary = Summary::of(&config);
-            Ok((App::take_over(config, joining).await?, summary))
+            Ok((App::take_over(config, joining, workers).await?, summary))
         }
         Err(error) => {
             joining.fail(&format!("{error:#}")).await;

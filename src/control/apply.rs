@@ -1,24 +1,29 @@
 //! Applies a planned configuration with one swap of the snapshot, or changes nothing.
 //!
 //! Two steps: [`prepare`](ControlTask::prepare) does everything that can fail, and
-//! [`commit`](ControlTask::commit) cannot fail. Backends, pools and TLS configurations that do not change
+//! [`commit`](ControlTask::commit) cannot fail. What takes long was done before, outside of the control task
+//! ([`Resources`]). Backends, pools and TLS configurations that do not change
 //! are reused, with their health, counters, sessions and tunnels. An equal configuration changes nothing.
 
 pub(super) mod error;
 mod pools;
 
-use std::{collections::HashMap, fmt, io, sync::Arc};
-
-use tokio::task::spawn_blocking;
+use std::{collections::HashMap, fmt, sync::Arc};
 
 pub(crate) use self::error::ApplyError;
 use self::pools::Members;
 use super::{
-    ControlTask, drain::DrainEnd, health::Probing, listeners::BoundSockets, plan::PlannedConfig,
+    ControlTask,
+    drain::DrainEnd,
+    health::Probing,
+    listeners::BoundSockets,
+    plan::PlannedConfig,
+    resolve::ResolvedNames,
+    resources::Resources,
     warnings,
 };
 use crate::{
-    acme::ManagedCertificate,
+    acme::{ManagedCertificate, ManagedCertificates},
     config::{Config, ListenerProtocol},
     observe::AccessLog,
     snapshot::ListenerSnapshot,
@@ -47,6 +52,7 @@ struct PreparedConfig {
     /// The new access log, if its settings have changed.
     log: Option<AccessLog>,
     listeners: HashMap<Arc<str>, Arc<ListenerSnapshot>>,
+    names: ResolvedNames,
 }
 
 impl Changes {
@@ -63,16 +69,20 @@ impl fmt::Display for Changes {
 }
 
 impl ControlTask {
-    /// Applies a planned configuration, or changes nothing.
+    /// Applies a planned configuration with its resources, or changes nothing.
     ///
     /// # Errors
     /// As for `new`, and if a new certificate is not valid now.
-    pub(super) async fn apply(&mut self, planned: PlannedConfig) -> Result<Changes, ApplyError> {
+    pub(super) async fn apply(
+        &mut self,
+        planned: PlannedConfig,
+        resources: Resources,
+    ) -> Result<Changes, ApplyError> {
         let PlannedConfig { file_config, overlay, config, plan: _ } = planned;
         let changes = match config == self.config {
             true => Changes::default(),
             false => {
-                let prepared = self.prepare(config).await?;
+                let prepared = self.prepare(config, resources)?;
                 self.commit(prepared).await
             }
         };
@@ -86,30 +96,36 @@ impl ControlTask {
     }
 
     /// Does everything that can fail. On an error nothing has changed.
-    async fn prepare(&mut self, config: Config) -> Result<PreparedConfig, ApplyError> {
+    fn prepare(
+        &mut self,
+        config: Config,
+        resources: Resources,
+    ) -> Result<PreparedConfig, ApplyError> {
+        let Resources { names, issued, roots, log } = resources;
         let bound = self.listeners.bind(&config.listeners)?;
         warnings::check_certificates(&config, &self.config)?;
         let acme = config.listeners.iter().filter_map(|listener| listener.protocol.acme());
-        let issued = self.acme.prepare(acme).await?;
-        let connectors = Self::connectors(self.proxy.snapshot.load_full(), &config).await?;
-        let log = if config.access_log == self.config.access_log {
-            None
-        } else {
-            let dropped = self.proxy.metrics.access_log_dropped.clone();
-            let settings = config.access_log.clone();
-            let open = spawn_blocking(move || AccessLog::open(&settings, dropped));
-            Some(open.await.map_err(io::Error::other)??)
+        let known = [self.acme.members(), issued].concat();
+        let issued = ManagedCertificates::load(&known, acme);
+        let connectors = Self::connectors(&self.proxy.snapshot.load(), &config, roots)?;
+        let log = match (config.access_log == self.config.access_log, log) {
+            (true, _) => None,
+            (false, Some(log)) => Some(log),
+            (false, None) => {
+                let dropped = self.proxy.metrics.access_log_dropped.clone();
+                Some(AccessLog::open(&config.access_log, dropped)?)
+            }
         };
         // After the other steps: this may create a key log file, or restrict access to an existing one.
         let listeners = self.listener_snapshots(&config, &issued)?;
         // Last: this takes effect at once.
         self.tickets.exchange(&config.ticket_keys)?;
-        Ok(PreparedConfig { config, bound, issued, connectors, log, listeners })
+        Ok(PreparedConfig { config, bound, issued, connectors, log, listeners, names })
     }
 
     /// Swaps the snapshot and starts or ends what depends on it. Cannot fail.
     async fn commit(&mut self, prepared: PreparedConfig) -> Changes {
-        let PreparedConfig { config, bound, issued, connectors, log, listeners } = prepared;
+        let PreparedConfig { config, bound, issued, connectors, log, listeners, names } = prepared;
         warnings::log(&config, &self.config);
         let new_keys = config.cookie_keys != self.config.cookie_keys;
         if new_keys {
@@ -119,7 +135,7 @@ impl ControlTask {
         let current = self.addresses().into_iter().map(|(_, own)| own);
         self.resolver.set_own_addresses(own.chain(current).collect());
         let (members, added) = self.members_of(&config);
-        self.resolver.resolve_new(&added).await;
+        self.resolver.resolve_new(&added, &names);
         self.restore(&members).await;
         let pools = self.pools_of(&config, &members, &connectors, new_keys);
         let snapshot = self.snapshot_of(&config, pools, listeners);
@@ -139,6 +155,7 @@ impl ControlTask {
         let own = self.listeners.addresses(&config.listeners).into_iter().map(|(_, own)| own);
         self.resolver.set_own_addresses(own.collect());
         self.config = config;
+        self.upkeep.hasten();
         Changes { added: added.len(), removed, other: true }
     }
 

@@ -12,6 +12,8 @@ use super::{
     leaving::has,
     overlay::{self, Overlay},
     reload::ReloadCause,
+    resolve::ResolvedNames,
+    resources::Resources,
 };
 use crate::{
     api::{
@@ -26,15 +28,15 @@ use crate::{
 const LONGEST_DRAIN: f64 = 400.0 * 86_400.0;
 
 /// Receives the reply of a command.
-type ReplySender<T> = oneshot::Sender<Result<T, CommandError>>;
+pub(super) type ReplySender<T> = oneshot::Sender<Result<T, CommandError>>;
 
 /// A command or query for the control task.
 #[derive(Debug)]
 pub enum ControlCommand {
     /// Return the state of the process.
     Status(ReplySender<Status>),
-    /// Add a backend to a pool.
-    Add(String, NewBackend, ReplySender<BackendState>),
+    /// Add a backend, whose name was looked up, to a pool.
+    Add(String, NewBackend, ResolvedNames, ReplySender<BackendState>),
     /// Remove an added backend from a pool.
     Remove(String, String, ReplySender<BackendState>),
     /// Set the weight of a backend of a pool.
@@ -62,8 +64,8 @@ impl ControlTask {
         // A failed send means that the client has gone away.
         match command {
             ControlCommand::Status(reply) => drop(reply.send(Ok(self.status()))),
-            ControlCommand::Add(pool, new, reply) => {
-                drop(reply.send(self.add(&pool, &new).await));
+            ControlCommand::Add(pool, new, names, reply) => {
+                drop(reply.send(self.add(&pool, &new, names).await));
             }
             ControlCommand::Remove(pool, name, reply) => {
                 drop(reply.send(self.remove(&pool, &name).await));
@@ -78,7 +80,7 @@ impl ControlTask {
                 drop(reply.send(self.undrain(&target).await));
             }
             ControlCommand::Reload(request, reply) => {
-                drop(reply.send(self.run_reload(request).await));
+                self.request_reload(ReloadCause::Command, request.max_disconnects, Some(reply));
             }
             ControlCommand::Plan(file_config, reply) => {
                 drop(reply.send(Ok(self.plan_file(*file_config).plan)));
@@ -94,10 +96,18 @@ impl ControlTask {
         }
     }
 
-    async fn add(&mut self, pool: &str, new: &NewBackend) -> Result<BackendState, CommandError> {
+    async fn add(
+        &mut self,
+        pool: &str,
+        new: &NewBackend,
+        names: ResolvedNames,
+    ) -> Result<BackendState, CommandError> {
         let mut overlay = self.overlay.clone();
         let name = overlay.add(&self.config, pool, new)?;
-        self.apply_overlay(overlay).await?;
+        let planned = self.plan_overlay(overlay);
+        let resources = Resources { names, ..Resources::default() };
+        let outcome = self.apply(planned, resources).await;
+        outcome.map_err(|error| CommandError::Failed(error.to_string()))?;
         self.backend_state(pool, &name)
     }
 
@@ -161,7 +171,7 @@ impl ControlTask {
     /// Plans and applies another overlay.
     async fn apply_overlay(&mut self, overlay: Overlay) -> Result<(), CommandError> {
         let planned = self.plan_overlay(overlay);
-        let outcome = self.apply(planned).await;
+        let outcome = self.apply(planned, Resources::default()).await;
         outcome.map(|_| ()).map_err(|error| CommandError::Failed(error.to_string()))
     }
 
@@ -188,14 +198,6 @@ impl ControlTask {
         }
         self.proxy.not_ready.store(self.overlay.drains_all(), Ordering::Release);
         self.send_directives();
-    }
-
-    async fn run_reload(&mut self, request: ReloadRequest) -> Result<Plan, CommandError> {
-        let plan = self.reload(ReloadCause::Command, request.max_disconnects).await;
-        if self.file.is_some() {
-            self.acme.retry();
-        }
-        Ok(plan?)
     }
 
     fn backend_state(&self, pool: &str, name: &str) -> Result<BackendState, CommandError> {

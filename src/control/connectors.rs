@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use rustls::RootCertStore;
-use tokio::task::spawn_blocking;
 
 use super::{ControlTask, apply::ApplyError};
 use crate::{
@@ -15,25 +14,23 @@ use crate::{
 
 impl ControlTask {
     /// Returns a connector for each pool, in the order of the configuration. A connector whose settings
-    /// have not changed is reused, with its TLS sessions.
+    /// have not changed is reused, with its TLS sessions. `roots`: the system's root certificates, if they
+    /// were read.
     ///
     /// # Errors
     /// rustls rejects a certificate, or the system has no root certificates.
-    pub(super) async fn connectors(
-        current: Arc<Snapshot>,
+    pub(super) fn connectors(
+        current: &Snapshot,
         config: &Config,
+        roots: Option<Arc<RootCertStore>>,
     ) -> Result<Vec<Arc<BackendConnector>>, ApplyError> {
-        let same = |pool: &config::PoolConfig| {
-            let live = current.pool(&pool.name)?;
-            let known = live.config();
-            let same = known.tls == pool.tls && known.proxy_protocol == pool.proxy_protocol;
-            same.then(|| Arc::clone(live.connector()))
+        let roots = match roots {
+            Some(roots) => Some(roots),
+            None => system_roots(current, config)?,
         };
-        let new: Vec<_> = config.pools.iter().filter(|pool| same(pool).is_none()).collect();
-        let system = system_roots(&new).await?;
-        let connectors = config.pools.iter().map(|pool| match same(pool) {
-            Some(connector) => Ok(connector),
-            None => Ok(Arc::new(BackendConnector::new(pool, system.as_ref())?)),
+        let connectors = config.pools.iter().map(|pool| match unchanged(current, pool) {
+            Some(connector) => Ok(Arc::clone(connector)),
+            None => Ok(Arc::new(BackendConnector::new(pool, roots.as_ref())?)),
         });
         connectors.collect()
     }
@@ -54,16 +51,26 @@ impl ControlTask {
     }
 }
 
-/// Reads the system's root certificates once, if any of these pools uses them.
-async fn system_roots(
-    pools: &[&config::PoolConfig],
+/// Returns the connector of a pool whose settings have not changed.
+fn unchanged<'s>(
+    current: &'s Snapshot,
+    pool: &config::PoolConfig,
+) -> Option<&'s Arc<BackendConnector>> {
+    let live = current.pool(&pool.name)?;
+    let known = live.config();
+    let same = known.tls == pool.tls && known.proxy_protocol == pool.proxy_protocol;
+    same.then(|| live.connector())
+}
+
+/// Reads the system's root certificates, if the new connector of a pool uses them. Blocks.
+pub(super) fn system_roots(
+    current: &Snapshot,
+    config: &Config,
 ) -> Result<Option<Arc<RootCertStore>>, ApplyError> {
     let uses =
         |pool: &&config::PoolConfig| pool.tls.as_ref().is_some_and(BackendTls::uses_system_roots);
-    if !pools.iter().any(uses) {
+    if !config.pools.iter().filter(uses).any(|pool| unchanged(current, pool).is_none()) {
         return Ok(None);
     }
-    let read = spawn_blocking(tls_client::system_roots).await;
-    let roots = read.map_err(|error| rustls::Error::General(error.to_string()))??;
-    Ok(Some(Arc::new(roots)))
+    Ok(Some(Arc::new(tls_client::system_roots()?)))
 }

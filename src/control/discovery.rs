@@ -24,7 +24,7 @@ use tokio::{
 };
 
 use self::{error::SourceError, validation::validate};
-use super::ControlRequest;
+use super::{ControlRequest, resolve::ResolvedNames};
 use crate::config::{Admin, BackendConfig, BackendSource, Dns, PoolConfig};
 
 /// How long the start waits for the first answers. Later answers are applied when they arrive.
@@ -201,9 +201,11 @@ async fn run(
         };
         let outcome = outcome.map(|(backends, _)| backends);
         if sent.as_ref() != Some(&outcome) {
+            let backends = outcome.iter().flatten().map(|backend| backend.address.clone());
+            let names = ResolvedNames::look_up(backends).await;
             let Some(requests) = requests.upgrade() else { return };
             let request =
-                ControlRequest::Discovered { pool: pool.clone(), outcome: outcome.clone() };
+                ControlRequest::Discovered { pool: pool.clone(), outcome: outcome.clone(), names };
             if requests.send(request).await.is_err() {
                 return;
             }

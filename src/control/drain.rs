@@ -4,7 +4,7 @@
 //! `spread`, one after the other at an even pace. Polling sessions may expire by themselves; those that
 //! remain are evicted in the last quarter of the spread. At the deadline, the remaining tunnels are cut.
 //! Each step computes the pace from the remaining tunnels and time, so that a slow client does not delay
-//! other closes. A drain has one task for all tunnels.
+//! other closes. A drain has one task for all tunnels. Scans of the session table yield to other tasks.
 
 mod leave;
 mod pace;
@@ -229,19 +229,19 @@ impl DrainTask {
                     // A request may still show a session that was unknown. Only then is the whole table
                     // searched.
                     if backend.sessions() > 0 {
-                        proxy.sids.evict_polling(&backend, usize::MAX);
+                        proxy.sids.evict_polling(&backend, usize::MAX).await;
                     }
                     proxy.tunnels.cut(backend.serial());
                 } else {
                     close_tunnels(&backend, &proxy, tunnels, now);
-                    evict_sessions(&backend, &proxy, sessions, now);
+                    evict_sessions(&backend, &proxy, sessions, now).await;
                     next = tunnels.next(now).min(next);
                 }
             }
             sleep_until(next).await;
         }
         backend.set_lifecycle(Lifecycle::Evicted);
-        let sessions = proxy.sids.forget_backend(&backend);
+        let sessions = proxy.sids.forget_backend(&backend).await;
         let tunnels = proxy.tunnels.cut(backend.serial());
         let (pool, name) = (backend.pool(), backend.name());
         tracing::info!(
@@ -261,11 +261,16 @@ fn close_tunnels(backend: &Backend, proxy: &SharedState, pace: &mut ClosePace, n
 }
 
 /// Evicts the polling sessions of a backend that are due.
-fn evict_sessions(backend: &Backend, proxy: &SharedState, pace: &mut ClosePace, now: Instant) {
+async fn evict_sessions(
+    backend: &Backend,
+    proxy: &SharedState,
+    pace: &mut ClosePace,
+    now: Instant,
+) {
     let polling = backend.sessions().saturating_sub(proxy.tunnels.of(backend.serial()));
     let count = pace.due(polling, now);
     if count > 0 {
-        pace.record(proxy.sids.evict_polling(backend, count));
+        pace.record(proxy.sids.evict_polling(backend, count).await);
     }
 }
 

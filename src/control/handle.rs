@@ -11,13 +11,15 @@ use tokio::{
     time::timeout,
 };
 
-use super::{ControlCommand, ControlRequest, reload::LOAD_TIMEOUT, sessions};
+use super::{
+    ControlCommand, ControlRequest, reload::LOAD_TIMEOUT, resolve::ResolvedNames, sessions,
+};
 use crate::{
     api::{
         BackendState, BackendTarget, DrainTerms, ExplainRequest, Explanation, NewBackend, Plan,
         PlanRequest, ReloadRequest, SessionList, Status, UpgradeRequest, Upgraded, Whereabouts,
     },
-    config::{Config, check},
+    config::{Address, Config, check},
     shared::SharedState,
 };
 
@@ -116,7 +118,9 @@ impl ControlHandle {
     /// # Errors
     /// The pool does not exist, it already has the backend, or the new backend is invalid.
     pub async fn add(&self, pool: String, new: NewBackend) -> Result<BackendState, CommandError> {
-        self.send(|reply| ControlCommand::Add(pool, new, reply)).await
+        let address = new.address.parse::<Address>().ok();
+        let names = ResolvedNames::look_up(address).await;
+        self.send(|reply| ControlCommand::Add(pool, new, names, reply)).await
     }
 
     /// Removes a backend that was added by command. It drains like a backend that the file no longer has.

@@ -25,6 +25,7 @@ use super::{
     listeners::Listeners,
     overlay::{Overlay, covers},
     predecessors::held_tunnels,
+    reload::Reloads,
 };
 use crate::{
     api::{BackendTarget, DrainState, Predecessor, UpgradeRequest, Upgraded},
@@ -144,7 +145,7 @@ impl ControlTask {
             )
         };
         match command {
-            ControlCommand::Add(_, _, answer) | ControlCommand::Remove(_, _, answer) => {
+            ControlCommand::Add(_, _, _, answer) | ControlCommand::Remove(_, _, answer) => {
                 drop(answer.send(Err(busy())))
             }
             ControlCommand::Weight(_, _, _, answer) => drop(answer.send(Err(busy()))),
@@ -325,6 +326,7 @@ impl ControlTask {
         requests: &mut mpsc::Receiver<ControlRequest>,
     ) {
         successor.release().await;
+        self.reloads = Reloads::default();
         self.shutting_down = true;
         let (shutdown, proxy) = (Arc::clone(self.drains.shutdown()), Arc::clone(&self.proxy));
         shutdown.begin(self.config.upgrade.drain);

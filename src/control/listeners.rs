@@ -2,12 +2,12 @@
 //!
 //! A socket is identified by its configured address. While the configuration has the address, the socket
 //! stays open, whatever else of its listener changes. New sockets are bound before anything else happens, so
-//! that a failure rejects the reload. Inherited sockets are used before new ones are bound, and all of them
+//! that a failure rejects the reload. Sockets and accept loops belong to the runtime of the workers. Inherited sockets are used before new ones are bound, and all of them
 //! can be handed to the next process.
 
 use std::{collections::HashMap, io, mem, net::SocketAddr, os::fd::OwnedFd, sync::Arc};
 
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{net::TcpListener, runtime::Handle, task::JoinHandle};
 
 use crate::{
     config,
@@ -22,8 +22,9 @@ use crate::{
 };
 
 /// Every listening socket, and the shutdown of the connections of each listener.
-#[derive(Default)]
 pub(super) struct Listeners {
+    /// The runtime that accepts and serves connections.
+    workers: Handle,
     open: HashMap<SocketKey, OpenSocket>,
     /// By listener name.
     shutdowns: HashMap<String, (shutdown::Trigger, shutdown::Watch)>,
@@ -45,9 +46,11 @@ struct OpenSocket {
 pub(super) struct BoundSockets(Vec<(SocketKey, Arc<TcpListener>)>);
 
 impl Listeners {
-    /// `given` are the inherited sockets. `held`: nothing is accepted until [`open`](Self::open).
-    pub(super) fn new(given: InheritedSockets, held: bool) -> Self {
-        Self { given, held, ..Self::default() }
+    /// `given` are the inherited sockets. `held`: nothing is accepted until [`open`](Self::open). `workers`
+    /// accept and serve connections.
+    pub(super) fn new(given: InheritedSockets, held: bool, workers: Handle) -> Self {
+        let (open, shutdowns, closing) = (HashMap::new(), HashMap::new(), Vec::new());
+        Self { workers, open, shutdowns, closing, given, held }
     }
 
     /// Binds the addresses that are not open yet.
@@ -58,6 +61,9 @@ impl Listeners {
         &mut self,
         listeners: &[config::ListenerConfig],
     ) -> io::Result<BoundSockets> {
+        // The workers wait for connections on these sockets.
+        let workers = self.workers.clone();
+        let _context = workers.enter();
         let mut bound = Vec::new();
         for (listener, key) in keys(listeners) {
             if self.open.contains_key(&key) {
@@ -84,7 +90,7 @@ impl Listeners {
         for open in self.open.values_mut() {
             let Some((_, watch)) = self.shutdowns.get(&open.listener) else { continue };
             let name = mem::take(&mut open.listener);
-            open.serve(&name, watch.clone(), proxy);
+            open.serve(&name, watch.clone(), proxy, &self.workers);
         }
     }
 
@@ -131,7 +137,7 @@ impl Listeners {
                 self.shutdowns.entry(name.to_owned()).or_insert_with(shutdown::channel).1.clone();
             match self.open.get_mut(&key) {
                 Some(open) if self.held => name.clone_into(&mut open.listener),
-                Some(open) => open.serve(name, watch, proxy),
+                Some(open) => open.serve(name, watch, proxy, &self.workers),
                 None => {}
             }
         }
@@ -203,7 +209,13 @@ impl Listeners {
 }
 
 impl OpenSocket {
-    fn serve(&mut self, name: &str, watch: shutdown::Watch, proxy: &Arc<SharedState>) {
+    fn serve(
+        &mut self,
+        name: &str,
+        watch: shutdown::Watch,
+        proxy: &Arc<SharedState>,
+        workers: &Handle,
+    ) {
         if self.accepting.is_some() && self.listener == name {
             return;
         }
@@ -212,7 +224,7 @@ impl OpenSocket {
         let metrics = proxy.metrics.listener(name);
         let (proxy, name) = (Arc::clone(proxy), Arc::from(name));
         let handle = ListenerHandle { proxy, name, metrics, drain: watch };
-        self.accepting = Some(tokio::spawn(conn::accept(Arc::clone(&self.socket), handle)));
+        self.accepting = Some(workers.spawn(conn::accept(Arc::clone(&self.socket), handle)));
     }
 
     /// Stops accepting. Accepting is cancel-safe: other connections wait in the kernel's queue.

@@ -2,24 +2,35 @@
 //!
 //! - **load** reads the configuration file, and **check** validates it and yields a [`Config`]
 //!   ([`config::check`](crate::config::check)). Both run in one blocking task, since only the check finds the
-//!   files that must be loaded too.
+//!   files that must be loaded too. What takes long to get for this configuration is got there too
+//!   ([`resources`](super::resources)).
 //! - **plan** compares the configuration with the running one, and rejects it if it would disconnect too many
 //!   sessions ([`plan`]).
 //! - **apply** makes the plan effective with one swap of the snapshot, or changes nothing
 //!   ([`apply`](super::apply)).
 //!
+//! The control task does not wait for load and check: it serves commands and signals meanwhile. One load runs
+//! at a time. Requests that arrive during a load share the next one, because files may have changed after
+//! this one has read them. A load that takes too long fails its requests, and is applied when it ends after
+//! all: no edit is lost.
+//!
 //! Discovery and commands change the overlay. They need no load and no check: they plan and apply.
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{fmt, mem, path::PathBuf, time::Duration};
 
-use tokio::{task::JoinError, time::timeout};
+use tokio::{
+    task::{JoinError, JoinHandle, spawn_blocking},
+    time::Instant,
+};
 
 use super::{
     CommandError, ControlTask,
     apply::{ApplyError, Changes},
+    commands::ReplySender,
     plan::{self, LimitExceeded},
-    unix_now,
-    watch::{WatchedFiles, Watcher},
+    resources::Resources,
+    unix_now, until,
+    watch::Watcher,
 };
 use crate::{
     api::{Plan, ReloadState},
@@ -29,8 +40,8 @@ use crate::{
     },
 };
 
-/// Longest time to load the files of a configuration. A file may be a pipe or on a disk that does not
-/// respond, and a shutdown must not wait for it.
+/// Longest time that a request waits for the files of a configuration. A file may be a pipe or on a disk that
+/// does not respond.
 pub(super) const LOAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What caused a reload.
@@ -97,104 +108,229 @@ impl From<ApplyError> for ReloadError {
     }
 }
 
-impl From<ReloadError> for CommandError {
-    fn from(error: ReloadError) -> Self {
-        let text = error.to_string();
-        match error {
-            ReloadError::NoFile => Self::Invalid(text),
-            ReloadError::Limit(_) => Self::Conflict(text),
-            ReloadError::TimedOut(_)
-            | ReloadError::Load(_)
-            | ReloadError::Faults(_)
-            | ReloadError::Apply(_) => Self::Failed(text),
+impl ReloadError {
+    /// Returns the reply to a command.
+    fn reply(&self) -> CommandError {
+        let text = self.to_string();
+        match self {
+            Self::NoFile => CommandError::Invalid(text),
+            Self::Limit(_) => CommandError::Conflict(text),
+            Self::TimedOut(_) | Self::Load(_) | Self::Faults(_) | Self::Apply(_) => {
+                CommandError::Failed(text)
+            }
+        }
+    }
+}
+
+/// A loaded and checked configuration with its resources.
+type LoadOutcome = Result<(Config, Resources), ReloadError>;
+
+/// A request for a reload.
+struct PendingReload {
+    cause: ReloadCause,
+    /// Overrides the limit of the running configuration.
+    max_disconnects: Option<u64>,
+    reply: Option<ReplySender<Plan>>,
+    /// When the request fails if the files are not loaded.
+    until: Instant,
+}
+
+/// The load in progress, and the requests for the next one.
+#[derive(Default)]
+pub(super) struct Reloads {
+    running: Option<JoinHandle<LoadOutcome>>,
+    /// Requests for the load in progress.
+    current: Vec<PendingReload>,
+    /// Requests for the next load.
+    next: Vec<PendingReload>,
+    /// A request for the next load has timed out. The files are loaded again nevertheless.
+    again: bool,
+}
+
+/// What happened to a reload.
+pub(super) enum ReloadEvent {
+    /// The load in progress has ended.
+    Loaded(LoadOutcome),
+    /// A request has waited too long.
+    TimedOut,
+}
+
+impl Reloads {
+    /// Waits for the end of the load in progress, or until a request has waited too long. Cancel-safe.
+    pub(super) async fn event(&mut self) -> ReloadEvent {
+        let first = self.current.iter().chain(&self.next).map(|pending| pending.until).min();
+        let Some(running) = &mut self.running else { return std::future::pending().await };
+        tokio::select! {
+            loaded = running => {
+                self.running = None;
+                ReloadEvent::Loaded(loaded.unwrap_or_else(|error| Err(ReloadError::Load(error))))
+            }
+            () = until(first) => ReloadEvent::TimedOut,
+        }
+    }
+
+    /// Removes the requests that have waited too long.
+    fn take_expired(&mut self, now: Instant) -> Vec<PendingReload> {
+        let expired = |pending: &mut PendingReload| pending.until <= now;
+        let mut taken: Vec<_> = self.current.extract_if(.., expired).collect();
+        let later: Vec<_> = self.next.extract_if(.., expired).collect();
+        self.again |= !later.is_empty();
+        taken.extend(later);
+        taken
+    }
+}
+
+impl PendingReload {
+    /// Whether the service manager gets to know of the reload.
+    fn is_announced(&self) -> bool {
+        matches!(self.cause, ReloadCause::FileChange | ReloadCause::Signal)
+    }
+
+    /// Whether an operator has requested the reload.
+    fn is_requested(&self) -> bool {
+        matches!(self.cause, ReloadCause::Signal | ReloadCause::Command)
+    }
+
+    fn answer(self, outcome: Result<Plan, CommandError>) {
+        if let Some(reply) = self.reply {
+            // A failed send means that the client has gone away.
+            let _ = reply.send(outcome);
         }
     }
 }
 
 impl ControlTask {
-    /// Reloads the file, and keeps the service manager informed. No effect without a file.
-    pub(super) async fn reload_and_notify(&mut self, cause: ReloadCause) {
-        if self.file.is_some() {
-            self.notifier.reloading();
-            let _ = self.reload(cause, None).await;
-            self.notifier.ready();
-        }
-    }
-
-    /// Loads, checks, plans and applies the file, then logs and counts the reload. `max_disconnects`
-    /// overrides the limit of the running configuration.
-    ///
-    /// # Errors
-    /// The reload was rejected; nothing has changed.
-    pub(super) async fn reload(
+    /// Requests a reload of the file. `max_disconnects` overrides the limit of the running configuration.
+    pub(super) fn request_reload(
         &mut self,
         cause: ReloadCause,
         max_disconnects: Option<u64>,
-    ) -> Result<Plan, ReloadError> {
+        reply: Option<ReplySender<Plan>>,
+    ) {
+        let until = Instant::now() + LOAD_TIMEOUT;
+        let pending = PendingReload { cause, max_disconnects, reply, until };
         if self.file.is_none() {
-            return Err(ReloadError::NoFile);
+            pending.answer(Err(ReloadError::NoFile.reply()));
+            return;
         }
-        let outcome = self.load_and_apply(max_disconnects).await;
-        match &outcome {
-            Ok((changes, plan)) => log_reload(changes, plan),
-            Err(_) if cause == ReloadCause::Command => {}
-            Err(error) => {
-                let error = error.to_string();
-                tracing::error!(
-                    "reload rejected; the running configuration is unchanged: {}",
-                    error.trim_end()
-                );
-            }
+        if self.reloads.running.is_none() {
+            self.start_load(vec![pending]);
+            return;
         }
-        let requested = matches!(cause, ReloadCause::Signal | ReloadCause::Command);
-        let unchanged = matches!(&outcome, Ok((changes, _)) if changes.is_empty());
-        // A check for changes that finds none does not count as a reload.
-        if requested || !unchanged {
-            self.count_reload(unchanged, outcome.as_ref().err());
+        let known = self.reloads.next.iter().any(|known| known.cause == cause);
+        if pending.reply.is_some() || !known {
+            self.reloads.next.push(pending);
         }
-        self.resolver.resolve_all(&self.backends);
-        outcome.map(|(_, plan)| plan)
     }
 
-    async fn load_and_apply(
-        &mut self,
-        max_disconnects: Option<u64>,
-    ) -> Result<(Changes, Plan), ReloadError> {
-        let config = self.load_and_check().await?;
-        let max = max_disconnects.or(self.file_config.reload.max_disconnects);
-        let planned = self.plan_file(config).limit_disconnects(max)?;
-        let plan = planned.plan.clone();
-        let changes = self.apply(planned).await?;
-        Ok((changes, plan))
-    }
-
-    /// Loads and checks the file. The files that were read are watched from then on.
-    async fn load_and_check(&mut self) -> Result<Config, ReloadError> {
-        let Some(path) = self.file.clone() else { return Err(ReloadError::NoFile) };
-        let files = self.watcher.as_ref().map(Watcher::files);
-        let (watched, shown) = (files.clone(), path.clone());
-        // A slow disk must not delay a request.
-        let mut loading = tokio::task::spawn_blocking(move || {
+    /// Loads and checks the file in a task of its own. The files that were read are watched from then on.
+    fn start_load(&mut self, requests: Vec<PendingReload>) {
+        let Some(path) = self.file.clone() else { return };
+        if requests.iter().any(PendingReload::is_announced) {
+            self.notifier.reloading();
+        }
+        self.reloads.current = requests;
+        self.reloads.again = false;
+        let (files, loader) = (self.watcher.as_ref().map(Watcher::files), self.resource_loader());
+        let load = move || {
             let check = || check::load(&path).check();
             match files {
                 Some(files) => files.watch_checked(check),
                 None => check().outcome,
             }
-        });
-        match timeout(LOAD_TIMEOUT, &mut loading).await {
-            Ok(checked) => {
-                watched.inspect(WatchedFiles::was_in_time);
-                checked.map_err(ReloadError::Load)?.map_err(ReloadError::Faults)
+        };
+        self.reloads.running = Some(tokio::spawn(async move {
+            let checked = spawn_blocking(load).await.map_err(ReloadError::Load)?;
+            let config = checked.map_err(ReloadError::Faults)?;
+            let resources = loader.load(&config).await?;
+            Ok((config, resources))
+        }));
+    }
+
+    /// Ends the reloads that this event concerns, and starts the next load if one was requested.
+    pub(super) async fn handle_reload_event(&mut self, event: ReloadEvent) {
+        let requests = match event {
+            ReloadEvent::Loaded(_) => mem::take(&mut self.reloads.current),
+            ReloadEvent::TimedOut => self.reloads.take_expired(Instant::now()),
+        };
+        let announced = requests.iter().any(PendingReload::is_announced);
+        let retry = requests.iter().any(PendingReload::is_requested);
+        match event {
+            ReloadEvent::Loaded(Ok((config, resources))) => {
+                self.finish_reloads(config, resources, requests).await;
             }
-            Err(_) => {
-                // The watcher takes these contents as known, but they are not applied.
-                tokio::spawn(async move {
-                    if loading.await.is_ok() {
-                        watched.inspect(WatchedFiles::was_late);
-                    }
-                });
-                Err(ReloadError::TimedOut(shown))
+            ReloadEvent::Loaded(Err(error)) => self.reject_reloads(&error, requests),
+            ReloadEvent::TimedOut => {
+                let path = self.file.clone().unwrap_or_default();
+                self.reject_reloads(&ReloadError::TimedOut(path), requests);
             }
+        }
+        self.resolver.resolve_all(&self.backends);
+        if retry {
+            self.acme.retry();
+        }
+        if announced {
+            self.notifier.ready();
+        }
+        let Reloads { running: None, next, again, .. } = &mut self.reloads else { return };
+        if *again || !next.is_empty() {
+            let next = mem::take(next);
+            self.start_load(next);
+        }
+    }
+
+    /// Plans and applies the loaded configuration for each of the requests.
+    async fn finish_reloads(
+        &mut self,
+        config: Config,
+        mut resources: Resources,
+        mut requests: Vec<PendingReload>,
+    ) {
+        if requests.is_empty() {
+            // All of them have timed out. The files count as changed.
+            let (cause, until) = (ReloadCause::FileChange, Instant::now());
+            requests.push(PendingReload { cause, max_disconnects: None, reply: None, until });
+        }
+        for pending in requests {
+            let resources = mem::take(&mut resources);
+            let outcome = self.plan_and_apply(config.clone(), resources, &pending).await;
+            match &outcome {
+                Ok((changes, plan)) => log_reload(changes, plan),
+                Err(error) if pending.cause != ReloadCause::Command => log_rejection(error),
+                Err(_) => {}
+            }
+            let unchanged = matches!(&outcome, Ok((changes, _)) if changes.is_empty());
+            // A check for changes that finds none does not count as a reload.
+            if pending.is_requested() || !unchanged {
+                self.count_reload(unchanged, outcome.as_ref().err());
+            }
+            pending.answer(outcome.map(|(_, plan)| plan).map_err(|error| error.reply()));
+        }
+    }
+
+    async fn plan_and_apply(
+        &mut self,
+        config: Config,
+        resources: Resources,
+        pending: &PendingReload,
+    ) -> Result<(Changes, Plan), ReloadError> {
+        let max = pending.max_disconnects.or(self.file_config.reload.max_disconnects);
+        let planned = self.plan_file(config).limit_disconnects(max)?;
+        let plan = planned.plan.clone();
+        let changes = self.apply(planned, resources).await?;
+        Ok((changes, plan))
+    }
+
+    /// Reports an error to the requests, and logs and counts it once.
+    fn reject_reloads(&mut self, error: &ReloadError, requests: Vec<PendingReload>) {
+        let commands = !requests.is_empty()
+            && requests.iter().all(|pending| pending.cause == ReloadCause::Command);
+        if !commands {
+            log_rejection(error);
+        }
+        self.count_reload(false, Some(error));
+        for pending in requests {
+            pending.answer(Err(error.reply()));
         }
     }
 
@@ -215,4 +351,12 @@ fn log_reload(changes: &Changes, plan: &Plan) {
         true => tracing::debug!("reloaded: nothing changed"),
         false => tracing::info!(changes = plan::summary(plan), "reloaded"),
     }
+}
+
+fn log_rejection(error: &ReloadError) {
+    let error = error.to_string();
+    tracing::error!(
+        "reload rejected; the running configuration is unchanged: {}",
+        error.trim_end()
+    );
 }

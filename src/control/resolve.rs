@@ -1,9 +1,11 @@
 //! Resolves the names of backends: when a backend is added, every half minute, and at each reload.
 //!
-//! While a name does not resolve, the last good addresses stay in use.
+//! While a name does not resolve, the last good addresses stay in use. The names of new backends are looked
+//! up before the control task adds the backends ([`ResolvedNames`]), so that this task never waits for DNS.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
+    io,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -12,15 +14,52 @@ use std::{
 use tokio::{task::JoinSet, time::timeout};
 
 use crate::{
-    config::{Admin, reaches},
+    config::{Address, Admin, reaches},
     upstream::Backend,
 };
 
-/// Longest time that a start or a reload waits for names. Slow lookups continue in the background.
+/// Longest time that new backends wait for their names. Slow names are looked up again in the background.
 const FIRST_LOOKUP: Duration = Duration::from_secs(3);
 
 /// Maximum number of addresses of one name; further addresses are ignored.
 const MAX_ADDRESSES: usize = 16;
+
+/// Addresses of names that were looked up. Names without an answer are missing.
+#[derive(Clone, Debug, Default)]
+pub struct ResolvedNames(HashMap<Address, Vec<SocketAddr>>);
+
+impl ResolvedNames {
+    /// Looks up the names among these addresses, for at most three seconds.
+    pub(super) async fn look_up(addresses: impl IntoIterator<Item = Address>) -> Self {
+        let mut lookups = JoinSet::new();
+        let names = addresses.into_iter().filter(|address| address.literal().is_none());
+        for address in names.collect::<HashSet<_>>() {
+            lookups.spawn(async move {
+                let found = look_up(&address).await;
+                (address, found)
+            });
+        }
+        let mut names = HashMap::new();
+        let all = async {
+            while let Some(looked_up) = lookups.join_next().await {
+                if let Ok((address, Ok(found))) = looked_up {
+                    names.insert(address, found);
+                }
+            }
+        };
+        if timeout(FIRST_LOOKUP, all).await.is_err() {
+            tracing::warn!(
+                "names of backends take long to resolve; serving without these backends until then"
+            );
+        }
+        Self(names)
+    }
+}
+
+async fn look_up(address: &Address) -> io::Result<Vec<SocketAddr>> {
+    let found = tokio::net::lookup_host((address.host.as_str(), address.port)).await?;
+    Ok(found.take(MAX_ADDRESSES).collect())
+}
 
 /// Finds the addresses of backends. An address of the admin API is never used, so that public traffic
 /// cannot reach it.
@@ -63,29 +102,20 @@ impl NameResolver {
         }
     }
 
-    /// Resolves the names of backends that have no address yet.
-    pub(super) async fn resolve_new(self: &Arc<Self>, backends: &[Arc<Backend>]) {
-        let mut lookups = JoinSet::new();
+    /// Sets the addresses of backends that have none yet. Names that are not in `names` are looked up in the
+    /// background.
+    pub(super) fn resolve_new(self: &Arc<Self>, backends: &[Arc<Backend>], names: &ResolvedNames) {
         for backend in backends {
-            match backend.address().literal() {
-                Some(address) => {
+            let address = backend.address();
+            match (address.literal(), names.0.get(address)) {
+                (Some(address), _) => {
                     self.detect_loop(backend, &[address]);
                     backend.set_addresses(self.allowed(backend, vec![address]));
                 }
-                None if backend.addresses().is_empty() => {
-                    lookups.spawn(Arc::clone(self).look_up(Arc::clone(backend)));
-                }
-                None => {}
+                (None, _) if !backend.addresses().is_empty() => {}
+                (None, Some(found)) => self.record(backend, found.clone()),
+                (None, None) => _ = tokio::spawn(Arc::clone(self).look_up(Arc::clone(backend))),
             }
-        }
-        if timeout(FIRST_LOOKUP, async { while lookups.join_next().await.is_some() {} })
-            .await
-            .is_err()
-        {
-            tracing::warn!(
-                "names of backends take long to resolve; serving without these backends until then"
-            );
-            lookups.detach_all();
         }
     }
 
@@ -104,18 +134,8 @@ impl NameResolver {
     async fn look_up(self: Arc<Self>, backend: Arc<Backend>) {
         let address = backend.address();
         let (pool, name) = (backend.pool(), backend.name());
-        match tokio::net::lookup_host((address.host.as_str(), address.port)).await {
-            Ok(found) => {
-                let found = self.allowed(&backend, found.take(MAX_ADDRESSES).collect());
-                let found = in_order(found, &backend.addresses());
-                self.detect_loop(&backend, &found);
-                if !found.is_empty() && found != backend.addresses() {
-                    tracing::info!(pool, backend = name, addresses = ?found, "backend resolved");
-                    backend.set_addresses(found);
-                    // Idle connections lead to the old addresses.
-                    backend.idle().clear();
-                }
-            }
+        match look_up(address).await {
+            Ok(found) => self.record(&backend, found),
             Err(error) => {
                 let kept = backend.addresses().len();
                 tracing::warn!(
@@ -126,6 +146,20 @@ impl NameResolver {
                     "the name of the backend does not resolve"
                 );
             }
+        }
+    }
+
+    /// Uses the addresses that were found for the name of a backend.
+    fn record(&self, backend: &Backend, found: Vec<SocketAddr>) {
+        let found = self.allowed(backend, found);
+        let found = in_order(found, &backend.addresses());
+        self.detect_loop(backend, &found);
+        if !found.is_empty() && found != backend.addresses() {
+            let (pool, name) = (backend.pool(), backend.name());
+            tracing::info!(pool, backend = name, addresses = ?found, "backend resolved");
+            backend.set_addresses(found);
+            // Idle connections lead to the old addresses.
+            backend.idle().clear();
         }
     }
 

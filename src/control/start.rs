@@ -7,12 +7,12 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use tokio::sync::Semaphore;
+use tokio::{runtime::Handle, sync::Semaphore};
 
 use super::{
     ControlTask, apply::ApplyError, discovery::Discovery, drain::Drains, handoff::HandoffState,
     listeners::Listeners, on_down::OnDown, overlay::Overlay, rebalance::Rebalancer,
-    report::StartTime, resolve::NameResolver,
+    reload::Reloads, report::StartTime, resolve::NameResolver, upkeep::Upkeep,
 };
 use crate::{
     acme::ManagedCertificates,
@@ -32,11 +32,15 @@ const SEARCH_MEMORY: usize = 256 * 1024;
 
 impl ControlTask {
     /// Applies the first configuration. Connections are accepted from here on, or from
-    /// [`open`](Self::open) on if this process takes over from another one.
+    /// [`open`](Self::open) on if this process takes over from another one. `workers` run them.
     ///
     /// # Errors
     /// An address is not available, the access log cannot be opened, or rustls rejects a certificate.
-    pub(crate) async fn new(config: Config, from: Inheritance) -> Result<Self, ApplyError> {
+    pub(crate) async fn new(
+        config: Config,
+        from: Inheritance,
+        workers: Handle,
+    ) -> Result<Self, ApplyError> {
         let keys = CookieKeys::adopt(&config.cookie_keys, from.secrets.cookie());
         let tickets = TicketKeys::new(&config.ticket_keys, from.secrets.tickets())?;
         let proxy = shared_state(&config)?;
@@ -57,9 +61,11 @@ impl ControlTask {
             watcher: None,
             started: StartTime::now(),
             reload: None,
+            reloads: Reloads::default(),
+            upkeep: Upkeep::new(),
             keys,
             tickets,
-            listeners: Listeners::new(from.sockets, from.takes_over),
+            listeners: Listeners::new(from.sockets, from.takes_over, workers),
             backends: Self::restore_backends(&from.backends, &config),
             probes: HashMap::new(),
             drains: Drains::new(handoff.predecessors.clone()),
@@ -79,7 +85,8 @@ impl ControlTask {
         let overlay = control.discover(&config).await;
         control.file_config = config;
         let planned = control.plan_overlay(overlay);
-        control.apply(planned).await?;
+        let resources = control.resource_loader().load(&planned.config).await?;
+        control.apply(planned, resources).await?;
         control.listeners.close_unclaimed();
         Ok(control)
     }

@@ -27,7 +27,7 @@ use std::{
 use tokio::{
     sync::{Mutex, Notify, watch},
     task::spawn_blocking,
-    time::{Instant, sleep_until},
+    time::Instant,
 };
 use tokio_util::task::AbortOnDropHandle;
 
@@ -35,6 +35,7 @@ use self::{
     contents::Contents,
     folders::{FolderEvent, Folders},
 };
+use super::until;
 use crate::config::{
     Config, Reload,
     check::{CheckedConfig, Faults},
@@ -66,8 +67,6 @@ struct WatchShared {
     every: watch::Sender<Option<Duration>>,
     /// A file has changed while it was loaded.
     overtaken: AtomicBool,
-    /// The last load has timed out and is repeated.
-    late: AtomicBool,
     wake: Notify,
     /// Holds a permit while a change is not taken.
     changed: Notify,
@@ -95,7 +94,6 @@ impl Watcher {
             folders,
             every: watch::Sender::new(None),
             overtaken: AtomicBool::new(false),
-            late: AtomicBool::new(false),
             wake: Notify::new(),
             changed: Notify::new(),
         };
@@ -148,21 +146,6 @@ impl WatchedFiles {
         self.0.every.send_replace((!paths.is_empty()).then_some(every));
         self.0.wake.notify_one();
         outcome
-    }
-
-    /// Records that a load ended in time.
-    pub(super) fn was_in_time(&self) {
-        self.0.late.store(false, Ordering::Release);
-    }
-
-    /// Records that a load ended after its timeout: the files count as changed and are loaded again. Only
-    /// once in a row, since a disk may stay slow.
-    pub(super) fn was_late(&self) {
-        let watched = self.0.every.borrow().is_some();
-        if watched && !self.0.late.swap(true, Ordering::AcqRel) {
-            self.0.overtaken.store(true, Ordering::Release);
-            self.0.wake.notify_one();
-        }
     }
 
     /// Whether one of these events may have changed a watched file.
@@ -226,14 +209,6 @@ impl QuietPeriod {
     }
 }
 
-/// Resolves at `at`; never if it is `None`.
-async fn until(at: Option<Instant>) {
-    match at {
-        Some(at) => sleep_until(at).await,
-        None => std::future::pending().await,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::{fs, path::Path};
@@ -283,22 +258,5 @@ mod tests {
         assert_eq!(*watcher.files.0.every.borrow(), Some(UNWATCHED));
         let events = watcher.files.0.folders.events();
         assert!(timeout(QUIET, events).await.is_err(), "the failure is reported once");
-    }
-
-    #[tokio::test]
-    async fn a_late_load_is_repeated_once_in_a_row() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("f");
-        fs::write(&path, "one").unwrap();
-        let watcher = Watcher::new(SETTINGS);
-        load(&watcher, &path).await;
-        let files = watcher.files();
-        files.was_late();
-        watcher.changed().await;
-        files.was_late();
-        assert!(!files.0.overtaken.load(Ordering::Acquire), "the disk is slow");
-        files.was_in_time();
-        files.was_late();
-        watcher.changed().await;
     }
 }

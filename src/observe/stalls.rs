@@ -3,12 +3,16 @@
 //! A worker that neither sleeps nor does its regular upkeep between two checks is still in one
 //! step of a task, and everything that depends on the worker waits. This is a defect of the proxy,
 //! or the machine is far too small: it is counted, shown while it lasts, and logged at once. The
-//! checks run in a separate thread, since a stuck runtime cannot report itself.
+//! checks run in a separate thread, since a stuck runtime cannot report itself. They stop while the
+//! process is idle.
 
 use std::{
     io,
-    sync::{Arc, Weak},
-    thread,
+    sync::{
+        Arc, OnceLock, Weak,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    thread::{self, Thread},
     time::Duration,
 };
 
@@ -22,6 +26,9 @@ const PERIOD: Duration = Duration::from_millis(250);
 /// Checks without activity after which a worker counts as stuck: one second. Steps take
 /// microseconds.
 const STUCK: u32 = 4;
+
+/// Checks with all workers asleep after which the watch sleeps too.
+const QUIET: u32 = 8;
 
 /// State of one worker at the last check.
 #[derive(Clone, Debug, Default)]
@@ -43,36 +50,128 @@ enum WorkerChange {
     Freed,
 }
 
-/// Watches the workers of the runtime until `metrics` are dropped.
+/// Records that workers run, and wakes the watch for it.
+#[derive(Clone, Debug, Default)]
+pub struct WorkerActivity(Arc<ActivityState>);
+
+#[derive(Debug, Default)]
+struct ActivityState {
+    /// The watch checks the workers.
+    watched: AtomicBool,
+    /// The thread of the watch.
+    watch: OnceLock<Thread>,
+}
+
+impl WorkerActivity {
+    /// Records that a worker wakes up. While the watch is awake, this costs one load.
+    pub fn record(&self) {
+        let state = &self.0;
+        if state.watched.load(SeqCst) || state.watched.swap(true, SeqCst) {
+            return;
+        }
+        if let Some(watch) = state.watch.get() {
+            watch.unpark();
+        }
+    }
+
+    /// Blocks until a worker wakes up.
+    fn wait(&self) {
+        while !self.0.watched.load(SeqCst) {
+            thread::park();
+        }
+    }
+}
+
+/// Watches the workers of these runtimes until `metrics` are dropped. Sleeps while all of them sleep, until
+/// `activity` is recorded.
 ///
 /// # Errors
 /// The thread cannot be started.
-pub fn watch(runtime: RuntimeMetrics, metrics: &Arc<Metrics>) -> io::Result<()> {
-    let metrics = Arc::downgrade(metrics);
-    let look = move || watch_until_gone(&runtime, &metrics);
-    thread::Builder::new().name("stalls".to_owned()).spawn(look).map(drop)
+pub fn watch(
+    runtimes: Vec<(&'static str, RuntimeMetrics)>,
+    activity: &WorkerActivity,
+    metrics: &Arc<Metrics>,
+) -> io::Result<()> {
+    let (activity, metrics) = (activity.clone(), Arc::downgrade(metrics));
+    let watch = move || {
+        let _ = activity.0.watch.set(thread::current());
+        let mut runtimes: Vec<_> = runtimes.into_iter().map(WatchedRuntime::new).collect();
+        watch_until_gone(&mut runtimes, &activity, &metrics);
+    };
+    thread::Builder::new().name("stalls".to_owned()).spawn(watch).map(drop)
 }
 
-fn watch_until_gone(runtime: &RuntimeMetrics, metrics: &Weak<Metrics>) {
-    let mut workers = vec![WatchedWorker::default(); runtime.num_workers()];
+fn watch_until_gone(
+    runtimes: &mut [WatchedRuntime],
+    activity: &WorkerActivity,
+    metrics: &Weak<Metrics>,
+) {
+    let mut quiet = 0;
+    activity.0.watched.store(true, SeqCst);
     loop {
         thread::sleep(PERIOD);
         let Some(metrics) = metrics.upgrade() else { return };
-        for (index, worker) in workers.iter_mut().enumerate() {
-            let parks = runtime.worker_park_unpark_count(index);
-            match worker.look(parks, runtime.worker_total_busy_duration(index)) {
+        let mut asleep = true;
+        for runtime in &mut *runtimes {
+            asleep &= runtime.look(&metrics);
+        }
+        quiet = if asleep { quiet + 1 } else { 0 };
+        if quiet < QUIET {
+            continue;
+        }
+        activity.0.watched.store(false, SeqCst);
+        // A worker that woke up before has not woken the watch.
+        if runtimes.iter().all(WatchedRuntime::sleeps) {
+            drop(metrics);
+            activity.wait();
+        } else {
+            activity.0.watched.store(true, SeqCst);
+        }
+        quiet = 0;
+    }
+}
+
+/// The workers of one runtime.
+struct WatchedRuntime {
+    name: &'static str,
+    metrics: RuntimeMetrics,
+    workers: Vec<WatchedWorker>,
+}
+
+impl WatchedRuntime {
+    fn new((name, metrics): (&'static str, RuntimeMetrics)) -> Self {
+        let workers = vec![WatchedWorker::default(); metrics.num_workers()];
+        Self { name, metrics, workers }
+    }
+
+    /// Checks each worker, and reports changes. Returns whether all of them sleep.
+    fn look(&mut self, metrics: &Metrics) -> bool {
+        let runtime = self.name;
+        for (index, worker) in self.workers.iter_mut().enumerate() {
+            let parks = self.metrics.worker_park_unpark_count(index);
+            match worker.look(parks, self.metrics.worker_total_busy_duration(index)) {
                 WorkerChange::Same => {}
                 WorkerChange::Stuck => {
                     metrics.stalls.inc();
                     metrics.stalled_workers.inc();
-                    tracing::error!(worker = index, "a worker is stuck in one task");
+                    tracing::error!(runtime, worker = index, "a worker is stuck in one task");
                 }
                 WorkerChange::Freed => {
                     metrics.stalled_workers.dec();
-                    tracing::warn!(worker = index, "a worker that was stuck is running again");
+                    tracing::warn!(
+                        runtime,
+                        worker = index,
+                        "a worker that was stuck is running again"
+                    );
                 }
             }
         }
+        self.sleeps()
+    }
+
+    fn sleeps(&self) -> bool {
+        let parks = |index| self.metrics.worker_park_unpark_count(index);
+        (0..self.workers.len()).all(|index| parks(index) % 2 == 1)
     }
 }
 

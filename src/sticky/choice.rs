@@ -81,7 +81,7 @@ fn decide(hints: AffinityHints<'_>, find: impl FnOnce(&str) -> Option<KnownSessi
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::table::finish, *};
     use crate::config::{self, Address};
 
     const LIFETIME: Duration = Duration::from_secs(45);
@@ -124,7 +124,7 @@ mod tests {
     #[test]
     fn evicted_session_is_dead_although_its_backend_is_alive() {
         let (table, one, two, now) = scene();
-        assert_eq!(table.evict_polling(&one, 9), 1);
+        assert_eq!(finish(table.evict_polling(&one, 9)), 1);
         let hints = AffinityHints { sid: Some("a"), cookie: Some(&two) };
         assert!(matches!(choose(&table, "chat", hints, now), Choice::Evicted));
     }

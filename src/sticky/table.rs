@@ -19,7 +19,8 @@
 //! **Handoff.** Another process receives the table slice by slice, and sessions learned meanwhile through a tap; see
 //! [`handoff`].
 //!
-//! **Locks.** 64 shards with one lock each, held for one lookup or 256 entries of a sweep.
+//! **Locks.** 64 shards with one lock each, held for one lookup or 256 entries of a sweep. Scans of the whole table
+//! yield to other tasks after 4096 entries.
 //!
 //! The caller passes the time; a `now` before the creation of the table counts as that moment.
 
@@ -49,12 +50,15 @@ pub use handoff::{Cursor, Learned};
 pub use hold::SessionHold;
 pub use sessions::{SessionId, SessionSummary};
 use shard::Shard;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::yield_now};
 
 use super::recent_sessions::ClientKey;
 use crate::{config, upstream::Backend};
 
 const SHARDS: usize = 64;
+
+/// Slices that a scan visits before it lets other tasks run: 4096 entries, less than a millisecond.
+const BATCH: usize = 16;
 
 /// Sweeps until every shard has been visited.
 const ROUND: usize = 4;
@@ -223,9 +227,20 @@ impl SessionTable {
         self.length.fetch_sub(usize::from(gone.is_some()), Relaxed);
     }
 
-    /// Forgets all sessions of a backend and returns their number. Visits every entry.
-    pub fn forget_backend(&self, backend: &Backend) -> usize {
-        (0..SHARDS).map(|at| self.prune(at, |entry| ptr::eq(&**entry.backend(), backend))).sum()
+    /// Forgets all sessions of a backend and returns their number. Visits every entry, in batches: other tasks
+    /// run in between.
+    pub async fn forget_backend(&self, backend: &Backend) -> usize {
+        let mut total = 0;
+        for shard in 0..SHARDS {
+            let mut end = usize::MAX;
+            while end > 0 {
+                total += self.prune_batch(shard, &mut end, |entry| {
+                    ptr::eq(&**entry.backend(), backend)
+                });
+                yield_now().await;
+            }
+        }
+        total
     }
 
     /// Holds a session while a tunnel is open; `None` if the session is unknown.
@@ -328,9 +343,26 @@ impl SessionTable {
     fn prune(&self, shard: usize, gone: impl Fn(&SessionEntry) -> bool) -> usize {
         let (mut end, mut total) = (usize::MAX, 0);
         while end > 0 {
-            let taken = self.lock(shard).prune(&mut end, &gone);
+            total += self.prune_batch(shard, &mut end, &gone);
+        }
+        total
+    }
+
+    /// Like [`prune`](Self::prune), for the next [`BATCH`] slices before `end`, which moves to their start.
+    fn prune_batch(
+        &self,
+        shard: usize,
+        end: &mut usize,
+        gone: impl Fn(&SessionEntry) -> bool,
+    ) -> usize {
+        let mut total = 0;
+        for _ in 0..BATCH {
+            let taken = self.lock(shard).prune(end, &gone);
             self.length.fetch_sub(taken.len(), Relaxed);
             total += taken.len();
+            if *end == 0 {
+                break;
+            }
         }
         total
     }
@@ -361,6 +393,18 @@ impl SessionTable {
             self.clock.fetch_max(since, Relaxed);
         }
         since
+    }
+}
+
+/// Runs a scan to its end.
+#[cfg(test)]
+pub(crate) fn finish<T>(scan: impl Future<Output = T>) -> T {
+    let mut scan = std::pin::pin!(scan);
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    loop {
+        if let std::task::Poll::Ready(value) = scan.as_mut().poll(&mut context) {
+            return value;
+        }
     }
 }
 

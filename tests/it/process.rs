@@ -1,14 +1,23 @@
 //! Signals, shutdown, panics and stuck workers of the process.
 
 use std::{
+    fs,
     os::unix::process::ExitStatusExt,
+    path::Path,
+    process::Command,
     time::{Duration, Instant},
 };
 
-use crate::support::{
-    Backend, Proxy, Raw, eventually, message,
-    proxy::Setup,
-    websocket::{self, tunnel},
+use tokio::net::UdpSocket;
+
+use crate::{
+    configuration::drop_ref,
+    support::{
+        Backend, Proxy, Raw, eventually, message, process,
+        proxy::Setup,
+        websocket::{self, tunnel},
+        within,
+    },
 };
 
 async fn ready(proxy: &Proxy) -> u16 {
@@ -152,6 +161,110 @@ async fn fault_123_no_panic_on_request() {
     let backend = Backend::replying("ok").await;
     let proxy = Proxy::for_backends(&[backend.address]).await;
     assert_eq!(Raw::ask(proxy.web(), message::get("/__panic", "")).await.text(), "ok");
+    drop(backend);
+    proxy.finish().await;
+}
+
+/// Replaces the configuration by a pipe without a writer, and waits until a reload reads it.
+async fn reload_a_pipe(proxy: &Proxy) {
+    fs::remove_file(proxy.file()).unwrap();
+    assert!(Command::new("mkfifo").arg(proxy.file()).status().unwrap().success());
+    proxy.hangup();
+    eventually("the reload reads the pipe", || reads(proxy, &proxy.file())).await;
+}
+
+/// Whether the process has this file open.
+fn reads(proxy: &Proxy, path: &Path) -> bool {
+    process::open_files(proxy.pid()).iter().any(|open| Path::new(open) == path)
+}
+
+#[tokio::test]
+async fn commands_and_sigterm_do_not_wait_for_the_files_of_a_reload() {
+    let (backend, other) = (Backend::replying("ok").await, Backend::replying("other").await);
+    let mut proxy = Proxy::for_backends(&[backend.address]).await;
+    reload_a_pipe(&proxy).await;
+    proxy.command(&["status"]).await.done();
+    let added = other.address.to_string();
+    proxy.command(&["backends", "add", "app", &added]).await.done();
+    assert!(reads(&proxy, &proxy.file()), "the reload had ended: {}", proxy.stderr_text());
+    proxy.terminate();
+    assert_eq!(proxy.exited().await.code(), Some(0));
+    // The reload would have failed by itself.
+    assert!(!proxy.stderr_text().contains("nothing was written"), "{}", proxy.stderr_text());
+    drop((backend, other));
+}
+
+#[tokio::test]
+async fn sigterm_does_not_wait_for_the_names_of_a_reload() {
+    let backend = Backend::replying("ok").await;
+    let setup = Setup::new();
+    // The name server of the process does not answer.
+    let server = UdpSocket::bind("127.77.0.1:53").await.unwrap();
+    let configuration = setup.directory().join("resolv.conf");
+    fs::write(&configuration, "nameserver 127.77.0.1\n").unwrap();
+    let mount = format!("mount --bind {} /etc/resolv.conf && exec \"$@\"", configuration.display());
+    let setup = setup.wrapped_in(&["unshare", "-rm", "sh", "-c", &mount, "sh"]);
+    let address = backend.address;
+    let mut proxy = setup.with(|settings| drop_ref(settings.backends(&[address]))).start().await;
+    proxy.rewrite(|settings| {
+        settings.pool("backends", &format!("[\"{address}\", \"slow.fleet.test:1\"]"));
+    });
+    proxy.hangup();
+    within("a query", server.recv_from(&mut [0; 512])).await.unwrap();
+    proxy.terminate();
+    assert_eq!(proxy.exited().await.code(), Some(0));
+    assert!(!proxy.stderr_text().contains("take long to resolve"), "{}", proxy.stderr_text());
+    drop(backend);
+}
+
+#[tokio::test]
+async fn an_edit_during_a_reload_is_applied_after_it() {
+    let (old, new) = (Backend::replying("old").await, Backend::replying("new").await);
+    let mut proxy = Proxy::for_backends(&[old.address]).await;
+    reload_a_pipe(&proxy).await;
+    proxy.rewrite(|settings| drop_ref(settings.backends(&[new.address])));
+    proxy.hangup();
+    let output = proxy.command(&["reload"]).await;
+    output.done();
+    assert_eq!(Raw::ask(proxy.web(), message::get("/", "")).await.text(), "new");
+    drop((old, new));
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn a_stuck_control_task_delays_no_request() {
+    let backend = Backend::replying("ok").await;
+    let address = backend.address;
+    let setup = Setup::new().with(|settings| drop_ref(settings.backends(&[address])));
+    let setup = setup.env("MOORLINE_TEST_STALL_CONTROL", "1").env("TOKIO_WORKER_THREADS", "1");
+    let proxy = setup.start().await;
+    proxy.hangup();
+    proxy.wait_for_stderr("a stuck task", |line| line.contains("control task is stuck")).await;
+    for _ in 0..3 {
+        assert_eq!(Raw::ask(proxy.web(), message::get("/", "")).await.text(), "ok");
+    }
+    assert!(!proxy.stderr_text().contains("control task continues"), "the requests waited");
+    drop(backend);
+}
+
+#[tokio::test]
+async fn an_idle_process_sleeps() {
+    let backend = Backend::replying("ok").await;
+    let address = backend.address;
+    let setup = Setup::new().with(|settings| drop_ref(settings.backends(&[address])));
+    // Each worker notices the end of the start by itself.
+    let proxy = setup.env("TOKIO_WORKER_THREADS", "2").start().await;
+    let mut most = usize::MAX;
+    for _ in 0..10 {
+        let before = process::wake_ups(proxy.pid());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        most = most.min(process::wake_ups(proxy.pid()) - before);
+        if most <= 4 {
+            break;
+        }
+    }
+    // One wake-up a second; it was 15.
+    assert!(most <= 4, "{most} wake-ups in a second");
     drop(backend);
     proxy.finish().await;
 }

@@ -12,8 +12,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::task::yield_now;
+
 use super::{
-    ROUND, SHARDS, SessionTable,
+    BATCH, ROUND, SHARDS, SessionTable,
     entry::{SessionEntry, SessionOrigin},
 };
 use crate::upstream::Backend;
@@ -85,8 +87,8 @@ impl SessionTable {
     }
 
     /// Evicts up to `count` polling sessions of a backend and returns their number. One call scans a quarter of a large
-    /// table, from a random position; without a limit it scans all of it.
-    pub fn evict_polling(&self, backend: &Backend, count: usize) -> usize {
+    /// table, from a random position; without a limit it scans all of it. Scans in batches: other tasks run in between.
+    pub async fn evict_polling(&self, backend: &Backend, count: usize) -> usize {
         let all = count == usize::MAX || self.len() < LARGE;
         let shards = if all { SHARDS } else { SHARDS / ROUND };
         let first = fastrand::usize(..SHARDS);
@@ -94,13 +96,31 @@ impl SessionTable {
         for shard in first..first + shards {
             let mut end = usize::MAX;
             while end > 0 && gone < count {
-                let mut shard = self.lock(shard);
-                let ours =
-                    shard.slice(&mut end).iter_mut().filter(|entry| is_polling(entry, backend));
-                let holds: Vec<_> =
-                    ours.take(count - gone).filter_map(SessionEntry::evict).collect();
-                drop(shard);
-                gone += holds.len();
+                gone += self.evict_batch(backend, count - gone, shard, &mut end);
+                yield_now().await;
+            }
+        }
+        gone
+    }
+
+    /// Evicts up to `count` polling sessions of a backend in the next [`BATCH`] slices of a shard before `end`, which
+    /// moves to their start.
+    fn evict_batch(
+        &self,
+        backend: &Backend,
+        count: usize,
+        shard: usize,
+        end: &mut usize,
+    ) -> usize {
+        let mut gone = 0;
+        for _ in 0..BATCH {
+            let mut shard = self.lock(shard);
+            let ours = shard.slice(end).iter_mut().filter(|entry| is_polling(entry, backend));
+            let holds: Vec<_> = ours.take(count - gone).filter_map(SessionEntry::evict).collect();
+            drop(shard);
+            gone += holds.len();
+            if *end == 0 || gone == count {
+                break;
             }
         }
         gone
@@ -145,7 +165,9 @@ impl FromStr for SessionId {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+    use super::{super::finish, *};
     use crate::config::{self, Address};
 
     const LIFETIME: Duration = Duration::from_secs(45);
@@ -168,14 +190,14 @@ mod tests {
     fn evicted_sessions_stay_evicted_until_they_expire() {
         let (table, ours, other, now) = scene(2_000);
         let _tunnel = table.hold("chat", "ours-0", now).unwrap();
-        let gone = table.evict_polling(&ours, 100);
+        let gone = finish(table.evict_polling(&ours, 100));
         assert_eq!((gone, ours.sessions(), other.sessions()), (100, 1_900, 2_000));
         assert_eq!(
-            table.evict_polling(&ours, usize::MAX),
+            finish(table.evict_polling(&ours, usize::MAX)),
             1_899,
             "all except the one with a tunnel"
         );
-        assert_eq!(table.evict_polling(&ours, usize::MAX), 0);
+        assert_eq!(finish(table.evict_polling(&ours, usize::MAX)), 0);
         // A use neither revives nor prolongs the session.
         let later = now + LIFETIME / 2;
         assert!(table.find("chat", "ours-7", later).unwrap().evicted);
@@ -186,6 +208,26 @@ mod tests {
         assert!(table.learn("ours-8", &ours, LIFETIME, now));
         assert!(!table.find("chat", "ours-8", now).unwrap().evicted);
         assert_eq!(ours.sessions(), 2);
+    }
+
+    #[tokio::test]
+    async fn scans_let_other_tasks_run() {
+        let (table, ours, other, _) = scene(20_000);
+        let turns = Arc::new(AtomicUsize::new(0));
+        let counting = Arc::clone(&turns);
+        // On one thread, this task runs only while the scan yields.
+        let counter = tokio::spawn(async move {
+            loop {
+                counting.fetch_add(1, Relaxed);
+                yield_now().await;
+            }
+        });
+        assert_eq!(table.evict_polling(&ours, usize::MAX).await, 20_000);
+        let during_eviction = turns.swap(0, Relaxed);
+        assert_eq!(table.forget_backend(&other).await, 20_000);
+        let during_forgetting = turns.load(Relaxed);
+        assert!(during_eviction >= SHARDS / 2 && during_forgetting >= SHARDS / 2);
+        counter.abort();
     }
 
     #[test]

@@ -63,6 +63,18 @@ pub(crate) fn cpu_ticks(pid: u32) -> u64 {
     fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
 }
 
+/// Number of times that a thread of a process has waited so far (proc(5), `voluntary_ctxt_switches`).
+pub(crate) fn wake_ups(pid: u32) -> usize {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    // Threads that ended meanwhile are skipped.
+    let texts = tasks.filter_map(|task| fs::read_to_string(task.unwrap().path().join("status")).ok());
+    let count = |text: String| {
+        let line = text.lines().find(|line| line.starts_with("voluntary_ctxt_switches")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap()
+    };
+    texts.map(count).sum()
+}
+
 /// State letter of a process; `None` if the process does not exist.
 pub(crate) fn state(pid: u32) -> Option<char> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;

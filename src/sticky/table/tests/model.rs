@@ -38,7 +38,7 @@ fn concurrent_threads_agree_on_the_count() {
     assert!(blue.sessions() <= table.len());
     let found = (0..80).filter(|n: &u8| table.find("chat", &n.to_string(), now).is_some()).count();
     assert_eq!((found, found), (table.len(), blue.sessions()));
-    assert_eq!(table.forget_backend(&blue), found);
+    assert_eq!(finish(table.forget_backend(&blue)), found);
     assert_eq!((table.len(), blue.sessions()), (0, 0));
 }
 
@@ -131,7 +131,7 @@ proptest! {
                 }
                 TableStep::ForgetBackend(on) => {
                     models.retain(|_, model| model.entry.is_none_or(|it| it.0 != on));
-                    table.forget_backend(&backends[on]);
+                    finish(table.forget_backend(&backends[on]));
                 }
                 TableStep::Wait(seconds) => clock += seconds,
                 TableStep::Sweep => drop(sweep_all(&table, now)),
