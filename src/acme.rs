@@ -28,10 +28,7 @@ use std::{
     time::SystemTime,
 };
 
-use tokio::{
-    sync::Notify,
-    task::JoinHandle,
-};
+use tokio::{sync::Notify, task::JoinHandle};
 
 use self::{
     schedule::Backoff,

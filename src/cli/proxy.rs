@@ -53,7 +53,8 @@ pub struct Args {
 /// # Errors
 /// A flag is invalid, or the process cannot start.
 pub async fn run(args: Args, workers: Workers) -> anyhow::Result<ExitCode> {
-    serve(Service { load: || config(&args), file: None, greeting: None, stays: None, workers }).await
+    serve(Service { load: || config(&args), file: None, greeting: None, stays: None, workers })
+        .await
 }
 
 /// Builds the configuration.

@@ -13,14 +13,8 @@ use std::{collections::HashMap, fmt, sync::Arc};
 pub(crate) use self::error::ApplyError;
 use self::pools::Members;
 use super::{
-    ControlTask,
-    drain::DrainEnd,
-    health::Probing,
-    listeners::BoundSockets,
-    plan::PlannedConfig,
-    resolve::ResolvedNames,
-    resources::Resources,
-    warnings,
+    ControlTask, drain::DrainEnd, health::Probing, listeners::BoundSockets, plan::PlannedConfig,
+    resolve::ResolvedNames, resources::Resources, warnings,
 };
 use crate::{
     acme::{ManagedCertificate, ManagedCertificates},

@@ -65,7 +65,8 @@ impl ControlTask {
 
     /// Whether a backend returns, or tunnels may be due.
     fn is_busy(&self) -> bool {
-        let returns = self.backends.iter().any(|backend| backend.is_ejected() || backend.ramp() < 1.0);
+        let returns =
+            self.backends.iter().any(|backend| backend.is_ejected() || backend.ramp() < 1.0);
         let closes = self.config.pools.iter().any(|pool| {
             pool.rebalance.is_some() || pool.on_down.is_some() || pool.max_connection_age.is_some()
         });

@@ -234,9 +234,8 @@ impl SessionTable {
         for shard in 0..SHARDS {
             let mut end = usize::MAX;
             while end > 0 {
-                total += self.prune_batch(shard, &mut end, |entry| {
-                    ptr::eq(&**entry.backend(), backend)
-                });
+                total +=
+                    self.prune_batch(shard, &mut end, |entry| ptr::eq(&**entry.backend(), backend));
                 yield_now().await;
             }
         }

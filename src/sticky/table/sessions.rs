@@ -105,13 +105,7 @@ impl SessionTable {
 
     /// Evicts up to `count` polling sessions of a backend in the next [`BATCH`] slices of a shard before `end`, which
     /// moves to their start.
-    fn evict_batch(
-        &self,
-        backend: &Backend,
-        count: usize,
-        shard: usize,
-        end: &mut usize,
-    ) -> usize {
+    fn evict_batch(&self, backend: &Backend, count: usize, shard: usize, end: &mut usize) -> usize {
         let mut gone = 0;
         for _ in 0..BATCH {
             let mut shard = self.lock(shard);

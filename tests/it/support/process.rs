@@ -67,7 +67,8 @@ pub(crate) fn cpu_ticks(pid: u32) -> u64 {
 pub(crate) fn wake_ups(pid: u32) -> usize {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     // Threads that ended meanwhile are skipped.
-    let texts = tasks.filter_map(|task| fs::read_to_string(task.unwrap().path().join("status")).ok());
+    let texts =
+        tasks.filter_map(|task| fs::read_to_string(task.unwrap().path().join("status")).ok());
     let count = |text: String| {
         let line = text.lines().find(|line| line.starts_with("voluntary_ctxt_switches")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap()
