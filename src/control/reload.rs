@@ -143,7 +143,7 @@ pub(super) struct Reloads {
     current: Vec<PendingReload>,
     /// Requests for the next load.
     next: Vec<PendingReload>,
-    /// A request for the next load has timed out. The files are loaded again nevertheless.
+    /// A request for the next load has timed out. The files are still loaded again.
     again: bool,
 }
 
@@ -223,7 +223,7 @@ impl ControlTask {
         }
     }
 
-    /// Loads and checks the file in a task of its own. The files that were read are watched from then on.
+    /// Loads and checks the file in a separate task. The files that were read are watched from then on.
     fn start_load(&mut self, requests: Vec<PendingReload>) {
         let Some(path) = self.file.clone() else { return };
         if requests.iter().any(PendingReload::is_announced) {
