@@ -251,7 +251,11 @@ async fn a_stuck_control_task_delays_no_request() {
 async fn an_idle_process_sleeps() {
     let backend = Backend::replying("ok").await;
     let address = backend.address;
-    let setup = Setup::new().with(|settings| drop_ref(settings.backends(&[address])));
+    let setup = Setup::new().with(|settings| {
+        settings.backends(&[address]);
+        // Other tests change the folder above that of the file.
+        settings.top("reload", "{ watch = false }");
+    });
     // Each worker notices the end of the start by itself.
     let proxy = setup.env("TOKIO_WORKER_THREADS", "2").start().await;
     let mut most = usize::MAX;
