@@ -1,7 +1,8 @@
 //! Instructions of the pure functions, counted by Callgrind. The count is the same on a busy and on an idle
 //! machine, so a difference of one per cent is a change of the code.
 //!
-//! Run by `benches/instructions/run`, which needs Valgrind. Inputs are created before the count begins.
+//! Run by `benches/instructions/run`, which needs Valgrind, and also counts requests through the whole proxy. Inputs
+//! are created before the count begins.
 
 #![expect(missing_docs, reason = "the modules that the macros make have none")]
 
