@@ -16,7 +16,7 @@ use self::{
     crowd::{Crowd, EACH, Losses, Node},
     stand::{Left, Stand},
 };
-use crate::{ASIDE, peer::Peer};
+use crate::{ASIDE, only, peer::Peer};
 
 /// Nodes at the beginning.
 const NODES: usize = 3;
@@ -51,7 +51,7 @@ impl Case {
 /// Runs all cases for all installed proxies, prints the table and writes it to `target/compare`.
 pub(crate) fn stage(only: Option<&str>) -> anyhow::Result<()> {
     let peers = Peer::installed(None)?;
-    let wanted = |case: &Case| only.is_none_or(|word| case.title().contains(word));
+    let wanted = |case: &Case| only::includes(only, "", case.title());
     let titles: Vec<_> = peers.iter().map(|peer| peer.title.as_str()).collect();
     let mut table =
         format!("| | {} |\n|{}\n", titles.join(" | "), " --- |".repeat(1 + peers.len()));

@@ -22,7 +22,7 @@ use moorline::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    peer::{Family, Peer, Proxy},
+    peer::{Family, Peer},
     process,
     results::{Better, Results, Spread, grouped},
     turns::Turns,
@@ -106,7 +106,7 @@ fn bytes_title() -> String {
 /// Measures in a new process, so that earlier allocations do not count.
 fn ours(turns: &Turns<'_>) -> anyhow::Result<Vec<Timed>> {
     let program = std::env::current_exe()?;
-    let mut command = turns.cores.command(&program.to_string_lossy());
+    let mut command = turns.cores.command(&program.to_string_lossy(), 1);
     let output = command.args(["--bench", FLAG]).output()?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     Ok(serde_json::from_slice(&output.stdout)?)
@@ -216,7 +216,7 @@ fn sid(number: usize) -> String {
 fn stick_table(turns: &Turns<'_>, haproxy: &Peer) -> anyhow::Result<f64> {
     let template = include_str!("peers/haproxy-table.cfg");
     let proxy = haproxy.start_with(turns.cores, turns.origin, template)?;
-    let before = memory(&proxy)?;
+    let before = proxy.memory()?;
     let socket = proxy.directory().join("admin.sock");
     let mut numbers = 0..SESSIONS;
     loop {
@@ -231,11 +231,7 @@ fn stick_table(turns: &Turns<'_>, haproxy: &Peer) -> anyhow::Result<f64> {
     }
     let answer = ask(&socket, "show table")?;
     ensure!(answer.contains(&format!("used:{SESSIONS}")), "HAProxy answers: {}", answer.trim());
-    Ok((memory(&proxy)? - before) as f64 / SESSIONS as f64)
-}
-
-fn memory(proxy: &Proxy) -> anyhow::Result<u64> {
-    proxy.workers.iter().map(|&worker| process::memory(worker)).sum()
+    Ok((proxy.memory()? - before) as f64 / SESSIONS as f64)
 }
 
 /// Sends a line to an administration socket and returns the answer.

@@ -131,6 +131,11 @@ impl Report {
         Ok(end.pss() as f64 - start.pss() as f64)
     }
 
+    /// Bytes of the proxy before the first arrival.
+    pub(crate) fn before(&self) -> anyhow::Result<f64> {
+        Ok(self.at("before")?.pss() as f64)
+    }
+
     fn at(&self, moment: &str) -> anyhow::Result<&Checkpoint> {
         let found = self.checkpoints.iter().find(|checkpoint| checkpoint.moment == moment);
         found.with_context(|| format!("no figures of {moment}"))

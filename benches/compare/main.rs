@@ -2,11 +2,12 @@
 //! sessions, in one run.
 //!
 //! ```text
-//! benches/compare/run [--quick] [--rounds N] [--only WORD] [--against FILE] | --render
-//! benches/compare/run --continuity [--only WORD]
+//! benches/compare/run [--quick] [--rounds N] [--only WORDS[,WORDS]] [--against FILE] | --render | --list
+//! benches/compare/run --continuity [--only WORDS]
 //! ```
 //!
-//! `--only` keeps the rows with the word in their group or title ("idle", "TLS", "artillery"…).
+//! `--only` keeps the rows that have all these words in their group's title or in their own ("idle",
+//! "echo tls 4 kib", "artillery"…), `--list` prints the titles. `benches/compare/run --help` has examples.
 //! `--against` adds a column for another build of this proxy. `--render` rewrites the page from the last
 //! figures, after `reading.md` was edited. Only a full run replaces the page; the figures of other runs are
 //! printed, and written to `target/compare`.
@@ -19,12 +20,15 @@
 
 mod chart;
 mod continuity;
+mod goals;
 #[path = "../../tests/it/support/harness.rs"]
 mod harness;
 mod inside;
 mod load;
 mod local;
 mod machine;
+mod memory;
+mod only;
 mod origin;
 mod page;
 mod peer;
@@ -55,6 +59,7 @@ const ROUNDS: usize = 3;
 struct Args {
     quick: bool,
     render: bool,
+    list: bool,
     continuity: bool,
     rounds: Option<usize>,
     only: Option<String>,
@@ -74,6 +79,10 @@ fn main() -> anyhow::Result<()> {
     let home = Path::new(HOME);
     if args.render {
         return render(&Results::read(&home.join("results.json"))?, home);
+    }
+    if args.list {
+        rows::list();
+        return Ok(());
     }
     fs::create_dir_all(ASIDE).context(ASIDE)?;
     if args.continuity {
@@ -129,13 +138,14 @@ impl Args {
             match arg.as_str() {
                 "--quick" => read.quick = true,
                 "--render" => read.render = true,
+                "--list" => read.list = true,
                 "--continuity" => read.continuity = true,
                 "--rounds" => read.rounds = Some(value()?.parse().context("--rounds")?),
                 "--only" => read.only = Some(value()?),
                 "--against" => read.against = Some(value()?.into()),
                 _ => bail!(
-                    "unknown option {arg}: the options are --quick, --rounds N, --only WORD, --against FILE, --render, \
-                     --continuity"
+                    "unknown option {arg}: the options are --quick, --rounds N, --only WORDS, --against FILE, --render, \
+                     --list, --continuity"
                 ),
             }
         }

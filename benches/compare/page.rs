@@ -2,7 +2,10 @@
 
 use std::fmt::Write as _;
 
-use crate::results::{About, Better, Cell, Results, Row, Table, number};
+use crate::{
+    goals,
+    results::{About, Better, Cell, Results, Row, Table, number},
+};
 
 /// The whole page; `reading` is the hand-written interpretation.
 pub(crate) fn page(results: &Results, reading: &str) -> String {
@@ -16,17 +19,20 @@ pub(crate) fn page(results: &Results, reading: &str) -> String {
     page += "Medians over the rounds, the least and the most in parentheses; behind ×, ours as a part of \
              theirs: the\nmedian over the rounds of our figure ÷ theirs of the same round, with its range. \
              Below 1 is better for costs\nand latencies, above 1 for throughput (marked ↑). **Bold**: the \
-             best of the row.\n";
-    for table in &results.tables {
-        section(&mut page, table);
-    }
+             best of the row. A *goal* is the most that our\nfigure may be: in the row's unit, or as a part of a peer's figure of the same round.\n";
+    page += &tables(results);
     page
 }
 
-/// The tables alone, for the terminal.
+/// The tables alone, in the order of the numbers in their titles.
 pub(crate) fn tables(results: &Results) -> String {
+    let mut tables: Vec<&Table> = results.tables.iter().collect();
+    tables.sort_by_key(|table| {
+        let number = table.title.split('.').next().and_then(|number| number.parse::<u32>().ok());
+        number.unwrap_or(u32::MAX)
+    });
     let mut text = String::new();
-    for table in &results.tables {
+    for table in tables {
         section(&mut text, table);
     }
     text
@@ -53,13 +59,24 @@ fn section(page: &mut String, table: &Table) {
     for column in std::iter::once("").chain(table.columns.iter().map(String::as_str)) {
         let _ = write!(page, " {column} |");
     }
-    let _ = writeln!(page, "\n|---|{}", "---:|".repeat(table.columns.len()));
+    let has_goals = table.rows.iter().any(|row| goals::of(table, row).is_some());
+    page.push_str(if has_goals { " Goal |\n" } else { "\n" });
+    let _ = writeln!(
+        page,
+        "|---|{}{}",
+        "---:|".repeat(table.columns.len()),
+        if has_goals { "---|" } else { "" }
+    );
     for row in &table.rows {
         let best = best(row);
         let mark = if row.better == Better::More { " ↑" } else { "" };
         let _ = write!(page, "| {}{mark} |", row.title);
         for (column, cell) in row.cells.iter().enumerate() {
             let _ = write!(page, " {} |", value(row, column, cell, best == Some(column)));
+        }
+        if has_goals {
+            let verdict = goals::of(table, row).map(|goal| goal.verdict(table, row));
+            let _ = write!(page, " {} |", verdict.unwrap_or_default());
         }
         page.push('\n');
     }

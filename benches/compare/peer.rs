@@ -55,6 +55,8 @@ pub(crate) enum ListenerKind {
 pub(crate) enum Scene {
     /// HTTP.
     Http,
+    /// HTTP by two workers.
+    TwoWorkers,
     /// Byte streams, with or without `splice(2)`.
     Layer4 { splice: bool },
 }
@@ -111,7 +113,7 @@ impl Family {
 
     /// `None` if the proxy does not support the scene.
     pub(crate) fn template(self, scene: Scene) -> Option<&'static str> {
-        let http = scene == Scene::Http;
+        let http = matches!(scene, Scene::Http | Scene::TwoWorkers);
         Some(match self {
             Self::Moorline if http => include_str!("peers/moorline.toml"),
             Self::Nginx if http => include_str!("peers/nginx.conf"),
@@ -122,6 +124,15 @@ impl Family {
             Self::Haproxy => include_str!("peers/layer4/haproxy.cfg"),
             Self::Caddy => return None,
         })
+    }
+}
+
+impl Scene {
+    fn workers(self) -> usize {
+        match self {
+            Self::TwoWorkers => 2,
+            Self::Http | Self::Layer4 { .. } => 1,
+        }
     }
 }
 
@@ -162,7 +173,7 @@ impl Peer {
         let template =
             self.family.template(scene).context("the proxy does not support this scene")?;
         let command = |directory: &Path, file: &Path| {
-            let mut command = self.command(cores, directory, file)?;
+            let mut command = self.command(cores, scene.workers(), directory, file)?;
             if scene == (Scene::Layer4 { splice: false }) {
                 match self.family {
                     Family::Moorline => _ = command.env("MOORLINE_SPLICE", "off"),
@@ -173,7 +184,7 @@ impl Peer {
             }
             Ok(command)
         };
-        self.launch(origin, template, command)
+        self.launch(origin, scene.workers(), template, command)
     }
 
     /// Starts a proxy with the configuration `template`.
@@ -183,12 +194,13 @@ impl Peer {
         origin: &Origin,
         template: &str,
     ) -> anyhow::Result<Proxy> {
-        self.launch(origin, template, |directory, file| self.command(cores, directory, file))
+        self.launch(origin, 1, template, |directory, file| self.command(cores, 1, directory, file))
     }
 
     fn launch(
         &self,
         origin: &Origin,
+        workers: usize,
         template: &str,
         command: impl FnOnce(&Path, &Path) -> anyhow::Result<Command>,
     ) -> anyhow::Result<Proxy> {
@@ -204,7 +216,7 @@ impl Peer {
             Family::Moorline => "moorline.toml",
             Family::Nginx | Family::Haproxy => "configuration",
         });
-        fs::write(&file, addresses.fill(template, origin, directory.path()))?;
+        fs::write(&file, addresses.fill(template, origin, workers, directory.path()))?;
         let log_file = directory.path().join("log");
         let log = File::create(&log_file)?;
         let child = command(directory.path(), &file)?
@@ -213,15 +225,21 @@ impl Peer {
             .stderr(log)
             .spawn()?;
         let mut proxy = Proxy { child, workers: Vec::new(), addresses, directory };
-        if let Err(error) = proxy.started(self.family) {
+        if let Err(error) = proxy.started(self.family, workers) {
             let log = fs::read_to_string(log_file)?;
             bail!("{}: {error:#}; its log: {}", self.title, log.trim());
         }
         Ok(proxy)
     }
 
-    fn command(&self, cores: &Cores, directory: &Path, file: &Path) -> anyhow::Result<Command> {
-        let mut command = cores.command(&self.program.to_string_lossy());
+    fn command(
+        &self,
+        cores: &Cores,
+        workers: usize,
+        directory: &Path,
+        file: &Path,
+    ) -> anyhow::Result<Command> {
+        let mut command = cores.command(&self.program.to_string_lossy(), workers);
         match self.family {
             Family::Moorline => {
                 command.arg("run").arg(file);
@@ -252,7 +270,7 @@ impl Peer {
 
 impl ListenerAddresses {
     /// The template with the words in braces replaced.
-    fn fill(&self, template: &str, origin: &Origin, directory: &Path) -> String {
+    fn fill(&self, template: &str, origin: &Origin, workers: usize, directory: &Path) -> String {
         let mut words = vec![
             ("{plain}".to_owned(), self.plain.to_string()),
             ("{plain.port}".to_owned(), self.plain.port().to_string()),
@@ -264,6 +282,7 @@ impl ListenerAddresses {
             ("{origin}".to_owned(), origin.echo.to_string()),
             ("{secure}".to_owned(), origin.secure.to_string()),
             ("{certs}".to_owned(), CERTS.to_owned()),
+            ("{workers}".to_owned(), workers.to_string()),
             ("{directory}".to_owned(), directory.display().to_string()),
         ];
         let nodes = origin.nodes.iter().enumerate();
@@ -289,19 +308,23 @@ impl Proxy {
         self.directory.path()
     }
 
-    fn started(&mut self, family: Family) -> anyhow::Result<()> {
+    fn started(&mut self, family: Family, workers: usize) -> anyhow::Result<()> {
         let deadline = Instant::now() + STARTING;
         loop {
             if let Some(status) = self.child.try_wait()? {
                 bail!("ended with {status}");
             }
             let pid = self.child.id();
-            // nginx accepts in its only child; the others have none.
+            // nginx accepts in its children; the others have none.
             self.workers = match family {
                 Family::Nginx => process::children(pid)?,
                 Family::Moorline | Family::Haproxy | Family::Caddy => vec![pid],
             };
-            if TcpStream::connect(self.addresses.plain).is_ok() && !self.workers.is_empty() {
+            let complete = match family {
+                Family::Nginx => self.workers.len() == workers,
+                Family::Moorline | Family::Haproxy | Family::Caddy => true,
+            };
+            if complete && TcpStream::connect(self.addresses.plain).is_ok() {
                 return Ok(());
             }
             ensure!(Instant::now() < deadline, "not started after {STARTING:?}");

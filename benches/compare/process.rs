@@ -11,6 +11,8 @@ const TICK: Duration = Duration::from_millis(10);
 pub(crate) struct Cores {
     proxy: usize,
     rest: usize,
+    /// Core of a proxy's second worker: `rest` if there is no third one.
+    second: usize,
 }
 
 impl Cores {
@@ -24,7 +26,8 @@ impl Cores {
             cores.extend(first.parse::<usize>()?..=last.parse()?);
         }
         let proxy = *cores.first().context("no core")?;
-        Ok(Self { proxy, rest: *cores.get(1).unwrap_or(&proxy) })
+        let rest = *cores.get(1).unwrap_or(&proxy);
+        Ok(Self { proxy, rest, second: *cores.get(2).unwrap_or(&rest) })
     }
 
     /// Pins this process to the second core. Call it before a second thread starts: threads and children inherit
@@ -37,10 +40,14 @@ impl Cores {
         Ok(())
     }
 
-    /// A command that runs `program` on the proxies' core, without another process in between.
-    pub(crate) fn command(&self, program: &str) -> Command {
+    /// A command that runs `program` on a core for each of its workers, without another process in between.
+    pub(crate) fn command(&self, program: &str, workers: usize) -> Command {
         let mut command = Command::new("taskset");
-        command.args(["-c", &self.proxy.to_string(), program]);
+        let cores = match workers {
+            1 => self.proxy.to_string(),
+            _ => format!("{},{}", self.proxy, self.second),
+        };
+        command.args(["-c", &cores, program]);
         command
     }
 }

@@ -127,6 +127,25 @@ impl Row {
         let pairs: Vec<f64> = ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect();
         Spread::of(&pairs)
     }
+
+    /// The first column divided by the least value of other columns in the same round.
+    pub(crate) fn ratio_to_least(&self, columns: &[usize]) -> Option<Spread> {
+        let ours = self.cells.first()?.values.iter().enumerate();
+        let ratios = ours.filter_map(|(round, ours)| {
+            let theirs = columns.iter().filter_map(|&column| self.cells[column].values.get(round));
+            Some(ours / theirs.copied().min_by(f64::total_cmp)?)
+        });
+        Spread::of(&ratios.collect::<Vec<_>>())
+    }
+}
+
+impl Table {
+    /// The columns of other programs whose title starts with `name`.
+    pub(crate) fn peers(&self, name: &str) -> Vec<usize> {
+        let titles = self.columns.iter().enumerate();
+        let peers = titles.filter(|(_, title)| !title.starts_with("Moorline"));
+        peers.filter(|(_, title)| title.starts_with(name)).map(|(column, _)| column).collect()
+    }
 }
 
 impl Cell {

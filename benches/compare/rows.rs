@@ -1,5 +1,7 @@
 //! The rows of the page, and the flags of the load generator for each.
 
+mod occupied;
+
 use crate::{
     peer::{ListenerKind, Scene},
     results::Better,
@@ -9,7 +11,7 @@ use crate::{
 pub(crate) struct Group {
     pub(crate) title: &'static str,
     /// The method, as shown on the page.
-    pub(crate) method: &'static str,
+    pub(crate) method: String,
     pub(crate) loads: Vec<Load>,
 }
 
@@ -28,8 +30,33 @@ pub(crate) struct Load {
 pub(crate) enum Kind {
     /// Active clients, and the figures of their run.
     Flow { flags: &'static str, figures: &'static [Figure] },
-    /// Silent WebSockets: one run for each of their numbers, each with a new proxy.
-    Idle,
+    /// Clients that occupy the proxy.
+    Held(Held),
+    /// The same requests through one worker and through two.
+    Workers { flags: &'static str },
+}
+
+/// Clients that occupy the proxy: one run for each of their numbers, each with a new proxy.
+pub(crate) struct Held {
+    pub(crate) flags: &'static str,
+    pub(crate) counts: &'static [u64],
+    /// The numbers of a run with `--quick`.
+    pub(crate) quick: &'static [u64],
+    /// Least time from the last arrival to the end, in seconds.
+    pub(crate) hold: u64,
+    /// What is shown of the memory that is kept after the last number of clients.
+    pub(crate) kept: Kept,
+}
+
+/// Figures of the memory that a proxy keeps after its clients left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kept {
+    /// None; instead, the memory of each more client.
+    Nothing,
+    /// The share of the growth.
+    Share,
+    /// The share, and KiB for each client that has left.
+    ShareAndEach,
 }
 
 /// A figure of a run.
@@ -62,14 +89,21 @@ pub(crate) enum Unit {
     Session,
 }
 
-/// Idle WebSockets of a run.
-pub(crate) const IDLE: [u64; 3] = [1000, 4000, 8000];
-/// Idle WebSockets of a run with `--quick`.
-pub(crate) const IDLE_QUICK: [u64; 1] = [1000];
-
 /// All groups, in the order of the page.
 pub(crate) fn groups() -> Vec<Group> {
-    vec![http(), echo(), bulk(), idle(), setup(), session(), layer4()]
+    vec![
+        http(),
+        echo(),
+        bulk(),
+        occupied::idle(),
+        setup(),
+        session(),
+        layer4(),
+        occupied::polls(),
+        occupied::kept_alive(),
+        occupied::slow_readers(),
+        occupied::workers(),
+    ]
 }
 
 const fn flow(
@@ -84,6 +118,20 @@ const fn flow(
 }
 
 impl Load {
+    /// Titles of the rows, except for what is kept and for the second worker.
+    pub(crate) fn rows(&self) -> Vec<String> {
+        let title = self.title;
+        match &self.kind {
+            Kind::Flow { figures, .. } => {
+                figures.iter().map(|figure| format!("{title}: {}", figure.title())).collect()
+            }
+            Kind::Held(held) => {
+                held.counts.iter().map(|count| format!("{title}, {count}: KiB each")).collect()
+            }
+            Kind::Workers { .. } => vec![format!("{title}: CPU µs per request")],
+        }
+    }
+
     const fn not_quick(mut self) -> Self {
         self.quick = false;
         self
@@ -103,9 +151,11 @@ fn http() -> Group {
     const LATENCY: &[Figure] = &[Figure::P99("at 4,000 requests/s")];
     Group {
         title: "1. HTTP/1.1, kept alive, small response",
-        method: "50 connections. CPU and requests/s: the next request follows the answer; load and \
+        method:
+            "50 connections. CPU and requests/s: the next request follows the answer; load and \
                  origin share a core, so they are the limit if the proxy's core is not full. \
-                 p99: 4,000 requests/s, counted from the time each was due.",
+                 p99: 4,000 requests/s, counted from the time each was due."
+                .to_owned(),
         loads: vec![
             flow("plain", ListenerKind::Plain, "/", BUSY, FIGURES),
             flow("TLS", ListenerKind::Tls, "/", BUSY, FIGURES),
@@ -126,7 +176,8 @@ fn echo() -> Group {
     Group {
         title: "2. WebSocket echo",
         method: "100 sockets; a message goes there and back. CPU and messages/s: the next one \
-                 follows the echo. p99: 5,000 messages/s, counted from the time each was due.",
+                 follows the echo. p99: 5,000 messages/s, counted from the time each was due."
+            .to_owned(),
         loads: vec![
             flow("plain, 64 B", ListenerKind::Plain, "/", BUSY, FIGURES),
             flow("TLS, 64 B", ListenerKind::Tls, "/", BUSY, FIGURES),
@@ -145,24 +196,12 @@ fn bulk() -> Group {
     const FIGURES: &[Figure] = &[Figure::CpuPerGib];
     Group {
         title: "3. Bulk through 4 tunnels",
-        method: "Binary messages of 64 KiB from the origin to 4 WebSockets, as fast as they go.",
+        method: "Binary messages of 64 KiB from the origin to 4 WebSockets, as fast as they go."
+            .to_owned(),
         loads: vec![
             flow("plain", ListenerKind::Plain, "/", FLAGS, FIGURES),
             flow("TLS", ListenerKind::Tls, "/", FLAGS, FIGURES),
         ],
-    }
-}
-
-fn idle() -> Group {
-    let idle = |title, listener| {
-        let (kind, scene) = (Kind::Idle, Scene::Http);
-        Load { title, listener, path: "/", kind, scene, quick: true }
-    };
-    Group {
-        title: "4. Idle WebSockets",
-        method: "Growth of the proxy's proportional set size with this number of open, silent sockets, \
-                 divided by the number. Memory of the kernel for sockets is not included.",
-        loads: vec![idle("plain", ListenerKind::Plain), idle("TLS", ListenerKind::Tls)],
     }
 }
 
@@ -176,7 +215,7 @@ fn setup() -> Group {
         title: "5. Setting up connections",
         method: "Handshakes: TCP connect, TLS 1.3 with X25519, close; no request. Upgrades: \
                  connect, upgrade, one message there and back, close; each by a new client, so that over \
-                 TLS its handshake is a full one. 16 at a time.",
+                 TLS its handshake is a full one. 16 at a time.".to_owned(),
         loads: vec![
             flow("full, ECDSA P-256", ListenerKind::Tls, "/", FULL, HANDSHAKE),
             flow("resumed", ListenerKind::Tls, "/", RESUMED, HANDSHAKE),
@@ -196,9 +235,11 @@ fn session() -> Group {
     const LATENCY: &[Figure] = &[Figure::P99("of a message, 100 sessions at a time")];
     Group {
         title: "6. A whole Socket.IO session",
-        method: "Handshake, poll, connect, upgrade, 10 acknowledged messages, close, on 3 nodes, by \
+        method:
+            "Handshake, poll, connect, upgrade, 10 acknowledged messages, close, on 3 nodes, by \
                  clients that keep cookies, each from a different address. p99: each of 100 \
-                 sessions sends every 50 ms.",
+                 sessions sends every 50 ms."
+                .to_owned(),
         loads: vec![
             flow("plain", ListenerKind::Plain, "/socket.io/", BUSY, FIGURES),
             flow("TLS", ListenerKind::Tls, "/socket.io/", BUSY, FIGURES),
@@ -224,7 +265,7 @@ fn layer4() -> Group {
                  answer, close. Handshakes: connect, full handshake with ECDSA P-256, close; passed \
                  ones end at an origin that shares the load's core. 16 at a time. Bulk: 64 KiB at a \
                  time to 4 clients. HAProxy and Moorline splice bulk in the clear, nginx and Caddy \
-                 do not.",
+                 do not.".to_owned(),
         loads: vec![
             flow("TCP, connection", ListenerKind::Plain, "/", CONNECT, CONNECTION).streams(true),
             flow("TCP, 4 KiB there and back", ListenerKind::Plain, "/", ECHO, MESSAGE)
@@ -237,6 +278,14 @@ fn layer4() -> Group {
                 .streams(true),
             flow("passed by name, bulk", ListenerKind::Passed, "/", BULK, GIB).streams(true),
         ],
+    }
+}
+
+/// Prints the titles of all groups and loads, to choose words for `--only`.
+pub(crate) fn list() {
+    for group in groups() {
+        println!("{}", group.title);
+        group.loads.iter().flat_map(Load::rows).for_each(|row| println!("    {row}"));
     }
 }
 

@@ -5,16 +5,14 @@ use std::time::Duration;
 use anyhow::Context as _;
 
 use crate::{
-    load::{self, LoadOptions},
+    load::{self, LoadOptions, Report},
+    only,
     origin::Origin,
     peer::{Peer, Scene},
     process::Cores,
-    results::{Better, Results, grouped},
-    rows::{self, Group, Kind, Load},
+    results::{Better, Results},
+    rows::{self, Figure, Group, Kind, Load, Unit},
 };
-
-/// Arrivals of silent clients per second.
-const ARRIVALS: u64 = 1000;
 
 /// The proxies that take turns, and the options of the run.
 pub(crate) struct Turns<'a> {
@@ -25,15 +23,16 @@ pub(crate) struct Turns<'a> {
     pub(crate) quick: bool,
 }
 
-/// A figure with its row.
-type Value = (String, Better, f64);
+/// Figures with the titles of their rows.
+pub(crate) type Figures = Vec<(String, Better, f64)>;
 
 impl Turns<'_> {
     /// Measures one round of all rows.
     pub(crate) fn take(&self, results: &mut Results, round: &str) -> anyhow::Result<()> {
         for group in rows::groups() {
             for load in group.loads.iter().filter(|load| load.quick || !self.quick) {
-                if !self.wanted(group.title, load.title) {
+                let counts = self.counts(&group, load);
+                if counts.is_empty() && !self.wanted(group.title, &load.rows().join(" ")) {
                     continue;
                 }
                 for (column, peer) in self.peers.iter().enumerate() {
@@ -42,10 +41,10 @@ impl Turns<'_> {
                         continue;
                     }
                     eprintln!("{round}: {}, {}: {}", group.title, load.title, peer.title);
-                    let measured = self.measure(peer, load).or_else(|error| {
+                    let measured = self.measure(peer, load, &counts).or_else(|error| {
                         // A hiccup of the machine must not cost half an hour.
                         eprintln!("repeated because of an error: {error:#}");
-                        self.measure(peer, load)
+                        self.measure(peer, load, &counts)
                     });
                     let under = || format!("{} under {}, {}", peer.title, group.title, load.title);
                     self.book(results, &group, column, measured.with_context(under)?);
@@ -62,16 +61,20 @@ impl Turns<'_> {
 
     /// Whether `--only` includes these rows.
     pub(crate) fn wanted(&self, group: &str, title: &str) -> bool {
-        let named = |word: &str| {
-            let word = word.to_lowercase();
-            group.to_lowercase().contains(&word) || title.to_lowercase().contains(&word)
-        };
-        self.only.is_none_or(named)
+        only::includes(self.only, group, title)
     }
 
-    fn book(&self, results: &mut Results, group: &Group, column: usize, values: Vec<Value>) {
-        let table = results.table(group.title, group.method, &self.columns());
-        for (title, better, value) in values {
+    /// The numbers of clients to measure; none if the load has no such numbers.
+    fn counts(&self, group: &Group, load: &Load) -> Vec<u64> {
+        let Kind::Held(held) = &load.kind else { return Vec::new() };
+        let counts = if self.quick { held.quick } else { held.counts };
+        let wanted = |count: &u64| self.wanted(group.title, &format!("{}, {count}", load.title));
+        counts.iter().copied().filter(wanted).collect()
+    }
+
+    fn book(&self, results: &mut Results, group: &Group, column: usize, figures: Figures) {
+        let table = results.table(group.title, &group.method, &self.columns());
+        for (title, better, value) in figures {
             table.add(&title, better, column, value);
         }
     }
@@ -79,19 +82,31 @@ impl Turns<'_> {
     /// Records that a proxy does not support the load.
     fn book_none(&self, results: &mut Results, group: &Group, column: usize, load: &Load) {
         let Kind::Flow { figures, .. } = load.kind else { return };
-        let table = results.table(group.title, group.method, &self.columns());
+        let table = results.table(group.title, &group.method, &self.columns());
         for figure in figures {
             let title = format!("{}: {}", load.title, figure.title());
             table.cannot(&title, figure.better(), column, "has no layer 4");
         }
     }
 
-    fn measure(&self, peer: &Peer, load: &Load) -> anyhow::Result<Vec<Value>> {
-        let (flags, figures) = match load.kind {
-            Kind::Idle => return self.idle(peer, load),
-            Kind::Flow { flags, figures } => (flags, figures),
-        };
-        let proxy = peer.start(self.cores, self.origin, load.scene)?;
+    fn measure(&self, peer: &Peer, load: &Load, counts: &[u64]) -> anyhow::Result<Figures> {
+        match &load.kind {
+            Kind::Held(held) => self.held(peer, load, held, counts),
+            Kind::Workers { flags } => self.workers(peer, load, flags),
+            Kind::Flow { flags, figures } => {
+                let report = self.flow(peer, load, load.scene, flags)?;
+                let row = |figure: &Figure| {
+                    let title = format!("{}: {}", load.title, figure.title());
+                    Ok((title, figure.better(), report.figure(*figure)?))
+                };
+                figures.iter().map(row).collect()
+            }
+        }
+    }
+
+    /// Active clients on a new proxy.
+    fn flow(&self, peer: &Peer, load: &Load, scene: Scene, flags: &str) -> anyhow::Result<Report> {
+        let proxy = peer.start(self.cores, self.origin, scene)?;
         let (ramp, hold) = if self.quick { (50, 1000) } else { (200, 3000) };
         let options = LoadOptions {
             listener: load.listener,
@@ -100,42 +115,18 @@ impl Turns<'_> {
             ramp: Duration::from_millis(ramp),
             hold: Duration::from_millis(hold),
         };
-        let report = load::run(&proxy, &options)?;
-        let row = |figure: &rows::Figure| {
-            let title = format!("{}: {}", load.title, figure.title());
-            Ok((title, figure.better(), report.figure(*figure)?))
-        };
-        figures.iter().map(row).collect()
+        load::run(&proxy, &options)
     }
 
-    /// KiB for each idle socket, by number of sockets, and for each one more than in the run before.
-    fn idle(&self, peer: &Peer, load: &Load) -> anyhow::Result<Vec<Value>> {
-        let counts: &[u64] = if self.quick { &rows::IDLE_QUICK } else { &rows::IDLE };
-        let mut values = Vec::new();
-        let mut last: Option<(u64, f64)> = None;
-        for &count in counts {
-            let proxy = peer.start(self.cores, self.origin, Scene::Http)?;
-            let flags = format!("--client ws --silent --clients {count}");
-            let options = LoadOptions {
-                listener: load.listener,
-                path: load.path,
-                flags: &flags,
-                ramp: Duration::from_millis(1000 * count / ARRIVALS),
-                // A slow proxy may still have some to accept.
-                hold: Duration::from_secs(if self.quick { 1 } else { 3 }),
-            };
-            let grown = load::run(&proxy, &options)?.growth(count)?;
-            let many = grouped(count);
-            let title = format!("{}, {many}: KiB each", load.title);
-            values.push((title, Better::Less, grown / 1024.0 / count as f64));
-            if let Some((fewer, less)) = last {
-                let title =
-                    format!("{}, {} to {many}: KiB for each more", load.title, grouped(fewer));
-                let each = (grown - less) / 1024.0 / (count - fewer) as f64;
-                values.push((title, Better::Less, each));
-            }
-            last = Some((count, grown));
-        }
-        Ok(values)
+    /// The cost of a request through one worker and through two, and the second divided by the first.
+    fn workers(&self, peer: &Peer, load: &Load, flags: &str) -> anyhow::Result<Figures> {
+        let cost = |scene| self.flow(peer, load, scene, flags)?.figure(Figure::Cpu(Unit::Request));
+        let (one, two) = (cost(Scene::Http)?, cost(Scene::TwoWorkers)?);
+        let title = |what: &str| format!("{}: {what}", load.title);
+        Ok(vec![
+            (title("CPU µs per request, 1 worker"), Better::Less, one),
+            (title("CPU µs per request, 2 workers"), Better::Less, two),
+            (title("2 workers ÷ 1"), Better::Neither, two / one),
+        ])
     }
 }

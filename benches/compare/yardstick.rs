@@ -10,6 +10,7 @@ use anyhow::{Context as _, ensure};
 use crate::{
     HOME,
     harness::harness,
+    only,
     origin::Origin,
     process,
     results::{Better, Results},
@@ -29,7 +30,7 @@ pub(crate) fn take(
     only: Option<&str>,
     quick: bool,
 ) -> anyhow::Result<()> {
-    let wanted = only.map_or(!quick, |word| TITLE.to_lowercase().contains(&word.to_lowercase()));
+    let wanted = if only.is_none() { !quick } else { only::includes(only, TITLE, "") };
     if !wanted {
         return Ok(());
     }
