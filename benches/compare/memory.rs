@@ -7,15 +7,13 @@ use std::{
 
 use crate::{
     load::{self, LoadOptions},
-    peer::{Peer, Proxy, Scene},
+    peer::{Family, Peer, Proxy, Scene},
     process,
     results::{Better, grouped},
     rows::{Held, Kept, Load},
     turns::{Figures, Turns},
 };
 
-/// Arrivals per second.
-const ARRIVALS: u64 = 1000;
 /// Least and longest time from the end of the clients to the figure of what is kept.
 const AFTER: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(10)];
 /// Memory that has not fallen for this long does not fall any more.
@@ -23,8 +21,17 @@ const CALM: Duration = Duration::from_secs(2);
 /// Time between two looks at the memory.
 const LOOK: Duration = Duration::from_millis(250);
 
+/// Bytes of a proxy that clients occupied.
+struct Occupied {
+    /// Growth while they were connected.
+    grown: f64,
+    /// Growth after they left; zero if it is not measured.
+    kept: f64,
+}
+
 impl Turns<'_> {
-    /// KiB for each client, by number of clients, and what is kept after the last number of them.
+    /// KiB for each client, by number of clients, and what is kept after the last number of them. If a peer fails
+    /// with one of the numbers, the rest is left out.
     pub(crate) fn held(
         &self,
         peer: &Peer,
@@ -33,43 +40,68 @@ impl Turns<'_> {
         counts: &[u64],
     ) -> anyhow::Result<Figures> {
         let mut figures = Vec::new();
-        let mut add = |title: String, value| figures.push((title, Better::Less, value));
-        let mut last: Option<(u64, f64)> = None;
+        let mut last = None;
         for &count in counts {
-            let proxy = peer.start(self.cores, self.origin, Scene::Http)?;
-            let flags = format!("{} --clients {count}", held.flags);
-            let options = LoadOptions {
-                listener: load.listener,
-                path: load.path,
-                flags: &flags,
-                ramp: Duration::from_millis(1000 * count / ARRIVALS),
-                // A slow proxy may still have some to accept.
-                hold: Duration::from_secs(held.hold.max(if self.quick { 1 } else { 3 })),
+            let keeps = held.kept != Kept::Nothing && counts.last() == Some(&count);
+            let occupied = self.occupy(peer, load, held, count, keeps).or_else(|error| {
+                eprintln!("repeated because of an error: {error:#}");
+                self.occupy(peer, load, held, count, keeps)
+            });
+            let title = format!("{}, {}", load.title, grouped(count));
+            let mut add = |what: &str, value| {
+                figures.push((format!("{title}: {what}"), Better::Less, value));
             };
-            let report = load::run(&proxy, &options)?;
-            let grown = report.growth(count)?;
-            let many = format!("{}, {}", load.title, grouped(count));
-            add(format!("{many}: KiB each"), grown / 1024.0 / count as f64);
-            if let Some((fewer, less)) = last.filter(|_| held.kept == Kept::Nothing) {
-                let from = grouped(fewer);
-                let title =
-                    format!("{}, {from} to {}: KiB for each more", load.title, grouped(count));
-                add(title, (grown - less) / 1024.0 / (count - fewer) as f64);
+            let Occupied { grown, kept } = match occupied {
+                Ok(occupied) => occupied,
+                Err(error) if peer.family == Family::Moorline => return Err(error),
+                Err(error) => {
+                    eprintln!("{} failed: {error:#}", peer.title);
+                    add("KiB each", None);
+                    break;
+                }
+            };
+            let each = |bytes: f64, clients| Some(bytes / 1024.0 / clients as f64);
+            add("KiB each", each(grown, count));
+            if keeps {
+                add("% of the growth kept after all left", Some(100.0 * kept / grown));
+            }
+            if keeps && held.kept == Kept::ShareAndEach {
+                add("KiB each kept after all left", each(kept, count));
+            }
+            if held.kept == Kept::Nothing
+                && let Some((fewer, less)) = last
+            {
+                let title = format!("{}, {} to {}", load.title, grouped(fewer), grouped(count));
+                let more = each(grown - less, count - fewer);
+                figures.push((format!("{title}: KiB for each more"), Better::Less, more));
             }
             last = Some((count, grown));
-            if held.kept != Kept::Nothing && counts.last() == Some(&count) {
-                let kept = (settled(&proxy)? - report.before()?).max(0.0);
-                let title = format!("{many}: % of the growth kept after all left");
-                add(title, 100.0 * kept / grown);
-                if held.kept == Kept::ShareAndEach {
-                    add(
-                        format!("{many}: KiB each kept after all left"),
-                        kept / 1024.0 / count as f64,
-                    );
-                }
-            }
         }
         Ok(figures)
+    }
+
+    /// Measures a new proxy with this number of clients, and after they left if `keeps` is set.
+    fn occupy(
+        &self,
+        peer: &Peer,
+        load: &Load,
+        held: &Held,
+        count: u64,
+        keeps: bool,
+    ) -> anyhow::Result<Occupied> {
+        let proxy = peer.start(self.cores, self.origin, Scene::Http)?;
+        let options = LoadOptions {
+            listener: load.listener,
+            path: load.path,
+            flags: &format!("{} --clients {count}", held.flags),
+            ramp: Duration::from_millis(1000 * count / held.arrivals),
+            // A slow proxy may still have some to accept.
+            hold: Duration::from_secs(held.hold.max(if self.quick { 1 } else { 3 })),
+        };
+        let report = load::run(&proxy, &options)?;
+        let grown = report.growth(count)?;
+        let kept = if keeps { (settled(&proxy)? - report.before()?).max(0.0) } else { 0.0 };
+        Ok(Occupied { grown, kept })
     }
 }
 

@@ -42,6 +42,8 @@ pub(crate) struct Held {
     pub(crate) counts: &'static [u64],
     /// The numbers of a run with `--quick`.
     pub(crate) quick: &'static [u64],
+    /// Arrivals per second.
+    pub(crate) arrivals: u64,
     /// Least time from the last arrival to the end, in seconds.
     pub(crate) hold: u64,
     /// What is shown of the memory that is kept after the last number of clients.

@@ -23,8 +23,8 @@ pub(crate) struct Turns<'a> {
     pub(crate) quick: bool,
 }
 
-/// Figures with the titles of their rows.
-pub(crate) type Figures = Vec<(String, Better, f64)>;
+/// Figures with the titles of their rows; `None`: the measurement failed.
+pub(crate) type Figures = Vec<(String, Better, Option<f64>)>;
 
 impl Turns<'_> {
     /// Measures one round of all rows.
@@ -75,7 +75,10 @@ impl Turns<'_> {
     fn book(&self, results: &mut Results, group: &Group, column: usize, figures: Figures) {
         let table = results.table(group.title, &group.method, &self.columns());
         for (title, better, value) in figures {
-            table.add(&title, better, column, value);
+            match value {
+                Some(value) => table.add(&title, better, column, value),
+                None => table.cannot(&title, better, column, "failed"),
+            }
         }
     }
 
@@ -97,7 +100,7 @@ impl Turns<'_> {
                 let report = self.flow(peer, load, load.scene, flags)?;
                 let row = |figure: &Figure| {
                     let title = format!("{}: {}", load.title, figure.title());
-                    Ok((title, figure.better(), report.figure(*figure)?))
+                    Ok((title, figure.better(), Some(report.figure(*figure)?)))
                 };
                 figures.iter().map(row).collect()
             }
@@ -124,9 +127,9 @@ impl Turns<'_> {
         let (one, two) = (cost(Scene::Http)?, cost(Scene::TwoWorkers)?);
         let title = |what: &str| format!("{}: {what}", load.title);
         Ok(vec![
-            (title("CPU µs per request, 1 worker"), Better::Less, one),
-            (title("CPU µs per request, 2 workers"), Better::Less, two),
-            (title("2 workers ÷ 1"), Better::Neither, two / one),
+            (title("CPU µs per request, 1 worker"), Better::Less, Some(one)),
+            (title("CPU µs per request, 2 workers"), Better::Less, Some(two)),
+            (title("2 workers ÷ 1"), Better::Neither, Some(two / one)),
         ])
     }
 }

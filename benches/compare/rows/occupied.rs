@@ -17,6 +17,7 @@ pub(super) fn idle() -> Group {
             flags: "--client ws --silent",
             counts: &[1000, 4000, 8000],
             quick: &[1000],
+            arrivals: 1000,
             hold: 0,
             kept: Kept::Nothing,
         };
@@ -38,6 +39,7 @@ pub(super) fn polls() -> Group {
             flags: "--client polling --silent --single-connection --cookies",
             counts: &[1000, 4000],
             quick: &[1000],
+            arrivals: 400,
             hold: 0,
             kept: Kept::Share,
         };
@@ -59,6 +61,7 @@ pub(super) fn kept_alive() -> Group {
             flags: "--client http --messages 1 --think 0ms --stay",
             counts: &[1000, 4000],
             quick: &[1000],
+            arrivals: 1000,
             hold: 0,
             kept: Kept::Nothing,
         };
@@ -80,6 +83,7 @@ pub(super) fn slow_readers() -> Group {
             flags: "--client http --think 0ms --read-rate 256KiB",
             counts: &[500],
             quick: &[100],
+            arrivals: 1000,
             hold: 6,
             kept: Kept::ShareAndEach,
         };

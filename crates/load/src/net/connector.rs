@@ -9,6 +9,7 @@ use std::{
 use anyhow::anyhow;
 use http::{HeaderMap, HeaderValue, header};
 use rustls::{ClientConfig, pki_types::ServerName};
+use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 
@@ -22,11 +23,17 @@ use crate::{
 /// addresses, so client and server addresses differ.
 const FIRST_SOURCE: u32 = u32::from_be_bytes([127, 1, 0, 1]);
 
+/// Segment size of slow readers, usual for Ethernet. With the segments of a loopback, 64 KiB, the kernel would keep
+/// a MiB of a response, and the server would not wait for the reader.
+const SLOW_SEGMENT: u32 = 1448;
+
 /// Opens connections as the scenario requires. All clients of a run share one connector.
 #[derive(Debug)]
 pub(crate) struct Connector {
     addresses: Vec<SocketAddr>,
     sources: u32,
+    /// Maximum segment size; `None`: that of the interface.
+    segment: Option<u32>,
     tls: Option<TlsTarget>,
     /// Headers of every request: `Host` and those of the scenario.
     headers: HeaderMap,
@@ -74,14 +81,20 @@ impl Connector {
             headers.remove(name);
         }
         headers.extend(scenario.headers.iter().cloned());
-        Ok(Self { addresses: target.addresses.clone(), sources: scenario.sources, tls, headers })
+        Ok(Self {
+            addresses: target.addresses.clone(),
+            sources: scenario.sources,
+            segment: scenario.read_rate.map(|_| SLOW_SEGMENT),
+            tls,
+            headers,
+        })
     }
 
     /// A connector to one address, without TLS.
     #[cfg(test)]
     pub(crate) fn plain(address: SocketAddr) -> Arc<Self> {
         let headers = HeaderMap::from_iter([(header::HOST, HeaderValue::from_static("test"))]);
-        Arc::new(Self { addresses: vec![address], sources: 1, tls: None, headers })
+        Arc::new(Self { addresses: vec![address], sources: 1, segment: None, tls: None, headers })
     }
 
     /// Returns the dialer of client `number`. With resumption, its later connections resume the TLS session
@@ -171,6 +184,9 @@ impl Dialer {
             SocketAddr::V6(_) => TcpSocket::new_v6()?,
         };
         socket.set_nodelay(true)?;
+        if let Some(segment) = self.connector.segment {
+            SockRef::from(&socket).set_tcp_mss(segment)?;
+        }
         // Each source address has its own range of ports, so the kernel may choose the port before it knows
         // the target.
         if let Some(source) = self.connector.source(self.number, address) {

@@ -93,8 +93,8 @@ pub(crate) struct Options {
     /// by closing the connection; by default, polls and POSTs have a connection each, as in real clients
     #[arg(long, help_heading = "Connections")]
     pub(crate) single_connection: bool,
-    /// Bytes per second that an HTTP client reads of a reply, with no maximum time for the reply: 16KiB…
-    /// [default: as fast as they arrive]
+    /// Bytes per second that an HTTP client reads of a reply, in segments of Ethernet and with no maximum time
+    /// for the reply: 16KiB… [default: as fast as they arrive]
     #[arg(long, value_name = "SIZE", help_heading = "Connections")]
     pub(crate) read_rate: Option<SizeArg>,
     /// Send this header with every request ("Name: value"); repeatable
