@@ -2,8 +2,8 @@
 //!
 //! A socket is identified by its configured address. While the configuration has the address, the socket
 //! stays open, whatever else of its listener changes. New sockets are bound before anything else happens, so
-//! that a failure rejects the reload. Sockets and accept loops belong to the runtime of the workers. Inherited sockets are used before new ones are bound, and all of them
-//! can be handed to the next process.
+//! that a failure rejects the reload. Inherited sockets are used before new ones are bound, and all of them
+//! can be handed to the next process. Sockets and accept loops belong to the runtime of the workers.
 
 use std::{collections::HashMap, io, mem, net::SocketAddr, os::fd::OwnedFd, sync::Arc};
 

@@ -81,14 +81,20 @@ impl ControlTask {
         if !control.backends.is_empty() {
             control.config.pools.clone_from(&config.pools);
         }
-        control.overlay.prune(&config);
-        let overlay = control.discover(&config).await;
-        control.file_config = config;
-        let planned = control.plan_overlay(overlay);
-        let resources = control.resource_loader().load(&planned.config).await?;
-        control.apply(planned, resources).await?;
-        control.listeners.close_unclaimed();
+        control.apply_first(config).await?;
         Ok(control)
+    }
+
+    /// Applies the first configuration with the first answers of its sources.
+    async fn apply_first(&mut self, config: Config) -> Result<(), ApplyError> {
+        self.overlay.prune(&config);
+        let overlay = self.discover(&config).await;
+        self.file_config = config;
+        let planned = self.plan_overlay(overlay);
+        let resources = self.resource_loader().load(&planned.config).await?;
+        self.apply(planned, resources).await?;
+        self.listeners.close_unclaimed();
+        Ok(())
     }
 
     /// Starts to accept connections, if that was held back.

@@ -293,9 +293,9 @@ fn unit_files_are_valid() {
     assert!(output.status.success() && errors.trim().is_empty(), "{errors}");
 }
 
-/// Reading the configuration may take 10 s, and a drain 30 s by default.
+/// A drain may take 30 s by default.
 #[test]
-fn unit_timeouts_are_longer_than_a_reload_and_a_drain() {
+fn the_units_stop_timeout_is_longer_than_a_drain() {
     let unit =
         fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/moorline.service"))
             .unwrap();
@@ -303,6 +303,5 @@ fn unit_timeouts_are_longer_than_a_reload_and_a_drain() {
         let line = unit.lines().find_map(|line| line.strip_prefix(key)).unwrap();
         line.strip_suffix('s').unwrap().parse().unwrap()
     };
-    assert!(seconds("WatchdogSec=") / 2 > 10);
     assert!(seconds("TimeoutStopSec=") > 30);
 }
