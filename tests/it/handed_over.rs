@@ -150,6 +150,8 @@ async fn removed_backend_loses_its_tunnels_in_the_old_process() {
         .with(|settings| {
             settings.backends(&[backend.address]);
             settings.pool("drain", "{ within = \"2s\", spread = \"1s\" }");
+            // The edit is for the command, which must come first.
+            settings.top("reload", "{ watch = false }");
         })
         .start()
         .await;
