@@ -123,7 +123,12 @@ impl ReloadError {
 }
 
 /// A loaded and checked configuration with its resources.
-type LoadOutcome = Result<(Config, Resources), ReloadError>;
+pub(super) struct LoadedConfig {
+    config: Config,
+    resources: Resources,
+}
+
+type LoadOutcome = Result<Box<LoadedConfig>, ReloadError>;
 
 /// A request for a reload.
 struct PendingReload {
@@ -243,7 +248,7 @@ impl ControlTask {
             let checked = spawn_blocking(load).await.map_err(ReloadError::Load)?;
             let config = checked.map_err(ReloadError::Faults)?;
             let resources = loader.load(&config).await?;
-            Ok((config, resources))
+            Ok(Box::new(LoadedConfig { config, resources }))
         }));
     }
 
@@ -256,9 +261,7 @@ impl ControlTask {
         let announced = requests.iter().any(PendingReload::is_announced);
         let retry = requests.iter().any(PendingReload::is_requested);
         match event {
-            ReloadEvent::Loaded(Ok((config, resources))) => {
-                self.finish_reloads(config, resources, requests).await;
-            }
+            ReloadEvent::Loaded(Ok(loaded)) => self.finish_reloads(*loaded, requests).await,
             ReloadEvent::Loaded(Err(error)) => self.reject_reloads(&error, requests),
             ReloadEvent::TimedOut => {
                 let path = self.file.clone().unwrap_or_default();
@@ -282,10 +285,10 @@ impl ControlTask {
     /// Plans and applies the loaded configuration for each of the requests.
     async fn finish_reloads(
         &mut self,
-        config: Config,
-        mut resources: Resources,
+        loaded: LoadedConfig,
         mut requests: Vec<PendingReload>,
     ) {
+        let LoadedConfig { config, mut resources } = loaded;
         if requests.is_empty() {
             // All of them have timed out. The files count as changed.
             let (cause, until) = (ReloadCause::FileChange, Instant::now());

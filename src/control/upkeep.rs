@@ -70,7 +70,7 @@ impl ControlTask {
         let closes = self.config.pools.iter().any(|pool| {
             pool.rebalance.is_some() || pool.on_down.is_some() || pool.max_connection_age.is_some()
         });
-        returns || (closes && self.proxy.tunnels.len() > 0)
+        returns || (closes && !self.proxy.tunnels.is_empty())
     }
 
     /// Closes tunnels that are due: for rebalancing, because of their age, or because their backend is down.
