@@ -283,11 +283,7 @@ impl ControlTask {
     }
 
     /// Plans and applies the loaded configuration for each of the requests.
-    async fn finish_reloads(
-        &mut self,
-        loaded: LoadedConfig,
-        mut requests: Vec<PendingReload>,
-    ) {
+    async fn finish_reloads(&mut self, loaded: LoadedConfig, mut requests: Vec<PendingReload>) {
         let LoadedConfig { config, mut resources } = loaded;
         if requests.is_empty() {
             // All of them have timed out. The files count as changed.
