@@ -38,7 +38,7 @@ use crate::{
     net::{
         client_hello::ClientHello,
         client_limits::{ConnectionSlot, HandshakeSlot},
-        listener,
+        listener::Acceptor,
         per_address::{AddressSlot, CountedConnection},
         proxy_protocol,
         stream::ClientStream,
@@ -65,10 +65,11 @@ pub struct ListenerHandle {
 /// Accepts connections until the future is dropped.
 pub async fn accept(socket: Arc<TcpListener>, handle: ListenerHandle) {
     let pauses = handle.proxy.metrics.accept_pauses.clone();
+    let acceptor = Acceptor::new(socket);
     let mut last = None;
     loop {
         handle.proxy.limits.below_connection_limit().await;
-        let (stream, peer) = listener::accept(&socket, &pauses).await;
+        let (stream, peer) = acceptor.accept(&pauses).await;
         // A connection keeps the policy that is current at accept. While a listener is being
         // renamed, its last policy applies.
         let current = handle.proxy.snapshot.load().listeners.get(&handle.name).cloned();

@@ -6,7 +6,7 @@
 use std::{
     io,
     net::SocketAddr,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -59,23 +59,52 @@ pub fn bind_one(address: SocketAddr) -> io::Result<TcpListener> {
         socket.set_only_v6(true)?;
     }
     socket.set_nonblocking(true)?;
+    stream::tune_listener(&socket);
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
 }
 
-/// Returns the next connection with its socket options set. Never fails: connections that broke in the queue are
-/// skipped. A shortage of descriptors or memory is waited out with growing pauses, counted in `pauses`.
-///
-/// Cancel-safe: a connection is either returned or still in the kernel's queue.
+/// Returns the next connection of any listening socket. As [`Acceptor::accept`], but always sets the options.
 pub async fn accept(listener: &TcpListener, pauses: &Counter) -> (TcpStream, SocketAddr) {
+    let (socket, peer) = next(listener, pauses).await;
+    stream::tune(&socket);
+    (socket, peer)
+}
+
+/// Accepts the connections of a listening socket.
+#[derive(Debug)]
+pub struct Acceptor {
+    socket: Arc<TcpListener>,
+    /// Connections inherit their options from the socket.
+    is_tuned: bool,
+}
+
+impl Acceptor {
+    /// Creates the acceptor of a socket.
+    pub fn new(socket: Arc<TcpListener>) -> Self {
+        let is_tuned = stream::is_tuned_listener(&socket);
+        Self { socket, is_tuned }
+    }
+
+    /// Returns the next connection with its socket options set. Never fails: connections that broke in the queue
+    /// are skipped. A shortage of descriptors or memory is waited out with growing pauses, counted in `pauses`.
+    ///
+    /// Cancel-safe: a connection is either returned or still in the kernel's queue.
+    pub async fn accept(&self, pauses: &Counter) -> (TcpStream, SocketAddr) {
+        let (socket, peer) = next(&self.socket, pauses).await;
+        if !self.is_tuned {
+            stream::tune(&socket);
+        }
+        (socket, peer)
+    }
+}
+
+async fn next(listener: &TcpListener, pauses: &Counter) -> (TcpStream, SocketAddr) {
     let mut pause = SHORTEST_PAUSE;
     loop {
         let error = match listener.accept().await {
-            Ok((socket, peer)) => {
-                stream::tune(&socket);
-                return (socket, peer);
-            }
+            Ok(accepted) => return accepted,
             Err(error) => error,
         };
         match AcceptFailure::of(&error) {
@@ -201,11 +230,12 @@ mod tests {
 
     #[tokio::test]
     async fn successful_accepts_count_no_pause() {
-        let bound = bind(&listener(&["127.0.0.1:0"])).unwrap();
+        let bound = bind(&listener(&["127.0.0.1:0"])).unwrap().remove(0);
         let pauses = Counter::default();
-        let address = bound[0].local_addr().unwrap();
+        let address = bound.local_addr().unwrap();
+        let acceptor = Acceptor::new(Arc::new(bound));
         let (peer, (mut socket, from)) =
-            tokio::join!(TcpStream::connect(address), accept(&bound[0], &pauses));
+            tokio::join!(TcpStream::connect(address), acceptor.accept(&pauses));
         let peer = peer.unwrap();
         assert_eq!(from, peer.local_addr().unwrap());
         assert!(socket.nodelay().unwrap());

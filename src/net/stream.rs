@@ -13,10 +13,10 @@ use std::{
 };
 
 use rustls::{HandshakeKind, ProtocolVersion};
-use socket2::{SockRef, TcpKeepalive};
+use socket2::{SockRef, Socket, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
 };
 use tokio_rustls::server::TlsStream;
 
@@ -80,7 +80,30 @@ impl ByteStream for TcpStream {
 /// Sets the options of every connection, to clients and to backends: no Nagle delay, and dead peers are detected
 /// within two minutes. Errors are ignored: a closed socket reports them when used.
 pub fn tune(socket: &TcpStream) {
-    let socket = SockRef::from(socket);
+    set_options(&SockRef::from(socket));
+}
+
+/// Sets the options of a listening socket before it listens, so that every accepted connection inherits them.
+pub fn tune_listener(socket: &Socket) {
+    if cfg!(target_os = "linux") {
+        set_options(socket);
+    }
+}
+
+/// Whether accepted connections inherit the options. Not if another program made the listening socket: connections
+/// that already wait in its queue have none.
+pub fn is_tuned_listener(listener: &TcpListener) -> bool {
+    #[cfg(target_os = "linux")]
+    {
+        // Set last.
+        let timeout = SockRef::from(listener).tcp_user_timeout();
+        timeout.is_ok_and(|timeout| timeout == Some(UNACKNOWLEDGED))
+    }
+    #[cfg(not(target_os = "linux"))]
+    false
+}
+
+fn set_options(socket: &Socket) {
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE_AFTER)
         .with_interval(KEEPALIVE_EVERY)
@@ -280,10 +303,7 @@ plain_or_tls!(BackendStream);
 
 #[cfg(test)]
 mod tests {
-    use tokio::{
-        io::{AsyncReadExt, AsyncWriteExt},
-        net::TcpListener,
-    };
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
 
@@ -312,7 +332,30 @@ mod tests {
     async fn tuning_sets_the_socket_options() {
         let (_peer, socket) = pair().await;
         tune(&socket);
-        let socket = SockRef::from(&socket);
+        assert_tuned(&socket);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn accepted_connections_inherit_the_options_of_their_listener() {
+        use crate::net::listener;
+        let address = "127.0.0.1:0".parse().unwrap();
+        let own = listener::bind_one(address).unwrap();
+        let foreign = TcpListener::bind(address).await.unwrap();
+        assert!(is_tuned_listener(&own) && !is_tuned_listener(&foreign));
+        let pauses = Default::default();
+        let _peer = TcpStream::connect(own.local_addr().unwrap()).await.unwrap();
+        // The connection is accepted as if its listener had no options: it has them nevertheless.
+        assert_tuned(&own.accept().await.unwrap().0);
+        for listener in [own, foreign] {
+            let _peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let acceptor = listener::Acceptor::new(std::sync::Arc::new(listener));
+            assert_tuned(&acceptor.accept(&pauses).await.0);
+        }
+    }
+
+    fn assert_tuned(socket: &TcpStream) {
+        let socket = SockRef::from(socket);
         assert!(socket.tcp_nodelay().unwrap());
         assert!(socket.keepalive().unwrap());
         assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE_AFTER);
