@@ -345,7 +345,7 @@ mod tests {
         assert!(is_tuned_listener(&own) && !is_tuned_listener(&foreign));
         let pauses = Default::default();
         let _peer = TcpStream::connect(own.local_addr().unwrap()).await.unwrap();
-        // The connection is accepted as if its listener had no options: it has them nevertheless.
+        // Accepted without the acceptor, which would set missing options.
         assert_tuned(&own.accept().await.unwrap().0);
         for listener in [own, foreign] {
             let _peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
