@@ -1,6 +1,13 @@
 //! One run of the load generator, and its report.
 
-use std::{fs, process::Command, time::Duration};
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Write as _},
+    path::PathBuf,
+    process::{ChildStdin, ChildStdout, Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, ensure};
 use serde::Deserialize;
@@ -16,6 +23,11 @@ const MOST_ERRORS: f64 = 0.01;
 
 /// Source addresses of clients that come and go: one address has ports for 28,000 connections a minute.
 const SOURCES: u32 = 100;
+
+/// Longest time until all clients of a held load are connected.
+const CONNECTING: Duration = Duration::from_secs(60);
+/// Time between two looks at the number of connected clients.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Options of a run.
 pub(crate) struct LoadOptions<'a> {
@@ -78,19 +90,73 @@ struct Usage {
 
 /// Runs the load generator against a proxy.
 pub(crate) fn run(proxy: &Proxy, options: &LoadOptions<'_>) -> anyhow::Result<Report> {
-    let file = proxy.directory().join("load.json");
+    let mut command = command("run", proxy, options);
+    let done = command.args(["--hold", &span(options.hold)]).output().context("moorline-load")?;
+    report(proxy, &done)
+}
+
+/// As [`run`], but the hold begins when all `clients` are connected.
+pub(crate) fn run_connected(
+    proxy: &Proxy,
+    options: &LoadOptions<'_>,
+    clients: u64,
+) -> anyhow::Result<Report> {
+    let mut command = command("controlled", proxy, options);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().context("moorline-load")?;
+    // Both are dropped before the end is awaited: the run ends with its standard input.
+    if let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) {
+        // An error here is explained by the standard error of the child.
+        if wait_until_connected(stdin, stdout, options.hold, clients).is_err() {
+            let _ = child.kill();
+        }
+    }
+    report(proxy, &child.wait_with_output()?)
+}
+
+fn wait_until_connected(
+    mut stdin: ChildStdin,
+    stdout: ChildStdout,
+    hold: Duration,
+    clients: u64,
+) -> anyhow::Result<()> {
+    let mut answers = BufReader::new(stdout).lines();
+    let deadline = Instant::now() + CONNECTING;
+    let mut connected = 0;
+    // At the deadline, the report gives the number.
+    while connected < clients && Instant::now() < deadline {
+        thread::sleep(LOOK);
+        stdin.write_all(b"status\n")?;
+        let answer = answers.next().context("no status")??;
+        let status: serde_json::Value = serde_json::from_str(&answer)?;
+        connected = status["connected"].as_u64().context("no number of clients")?;
+    }
+    thread::sleep(hold);
+    Ok(())
+}
+
+/// The command of a run without its length.
+fn command(kind: &str, proxy: &Proxy, options: &LoadOptions<'_>) -> Command {
     let mut command = Command::new(harness());
-    command.arg("run").arg(proxy.url(options.listener) + options.path);
+    command.arg(kind).arg(proxy.url(options.listener) + options.path);
     command.args(options.flags.split(' ')).args(["--insecure", "--no-reconnect", "--quiet"]);
     command.args(["--threads", "1", "--sources", &SOURCES.to_string()]);
-    command.args(["--ramp", &span(options.ramp), "--hold", &span(options.hold)]);
+    command.args(["--ramp", &span(options.ramp)]).arg("--json").arg(figures(proxy));
     for worker in &proxy.workers {
         command.args(["--cost-of", &worker.to_string()]);
     }
-    let done = command.arg("--json").arg(&file).output().context("moorline-load")?;
+    command
+}
+
+fn figures(proxy: &Proxy) -> PathBuf {
+    proxy.directory().join("load.json")
+}
+
+/// The report of a run that has ended.
+fn report(proxy: &Proxy, done: &Output) -> anyhow::Result<Report> {
     let errors = String::from_utf8_lossy(&done.stderr);
     ensure!(done.status.success(), "the load generator failed: {}", errors.trim());
-    let text = fs::read_to_string(&file).context("the load generator's figures")?;
+    let text = fs::read_to_string(figures(proxy)).context("the load generator's figures")?;
     let report: Report = serde_json::from_str(&text).context("the load generator's figures")?;
     report.few_errors()?;
     Ok(report)

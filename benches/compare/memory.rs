@@ -95,10 +95,9 @@ impl Turns<'_> {
             path: load.path,
             flags: &format!("{} --clients {count}", held.flags),
             ramp: Duration::from_millis(1000 * count / held.arrivals),
-            // A slow proxy may still have some to accept.
-            hold: Duration::from_secs(held.hold.max(if self.quick { 1 } else { 3 })),
+            hold: Duration::from_secs(held.hold),
         };
-        let report = load::run(&proxy, &options)?;
+        let report = load::run_connected(&proxy, &options, count)?;
         let grown = report.growth(count)?;
         let kept = if keeps { (settled(&proxy)? - report.before()?).max(0.0) } else { 0.0 };
         Ok(Occupied { grown, kept })

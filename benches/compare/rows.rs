@@ -44,7 +44,7 @@ pub(crate) struct Held {
     pub(crate) quick: &'static [u64],
     /// Arrivals per second.
     pub(crate) arrivals: u64,
-    /// Least time from the last arrival to the end, in seconds.
+    /// Time from the last connection to the end, in seconds.
     pub(crate) hold: u64,
     /// What is shown of the memory that is kept after the last number of clients.
     pub(crate) kept: Kept,

@@ -18,7 +18,7 @@ pub(super) fn idle() -> Group {
             counts: &[1000, 4000, 8000],
             quick: &[1000],
             arrivals: 1000,
-            hold: 0,
+            hold: 1,
             kept: Kept::Nothing,
         };
         load(title, "/", Kind::Held(held))
@@ -40,7 +40,7 @@ pub(super) fn polls() -> Group {
             counts: &[1000, 4000],
             quick: &[1000],
             arrivals: 400,
-            hold: 0,
+            hold: 1,
             kept: Kept::Share,
         };
         load(title, "/socket.io/", Kind::Held(held))
@@ -62,7 +62,7 @@ pub(super) fn kept_alive() -> Group {
             counts: &[1000, 4000],
             quick: &[1000],
             arrivals: 1000,
-            hold: 0,
+            hold: 1,
             kept: Kept::Nothing,
         };
         load(title, "/", Kind::Held(held))
