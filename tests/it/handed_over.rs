@@ -158,6 +158,8 @@ async fn removed_backend_loses_its_tunnels_in_the_old_process() {
     let (client, far) = tunnel(&proxy, &backend).await;
     proxy.upgrade().await;
     wait_for_tunnels(&proxy, &backend, 1).await;
+    // The new process has read the file again after its start.
+    proxy.command(&["reload"]).await.done();
     let remaining = [stays.address];
     proxy.rewrite(|settings| {
         settings.backends(&remaining);
