@@ -216,7 +216,7 @@ def bodies():
         "bad-prefix": b"0x3\r\nabc\r\n0\r\n\r\n",
         "bad-overflow": b"10000000000000000\r\nabc\r\n0\r\n\r\n",
         "bad-large": b"20000000000001\r\nabc",
-        "bad-padding": b"3 \r\nabc\r\n0\r\n\r\n",
+        "padding": b"3 \r\nabc\r\n0\r\n\r\n",
         "bad-extension-lf": b"3;a\nb\r\nabc\r\n0\r\n\r\n",
         "bad-extension-cr": b"3;a\rb\r\nabc\r\n0\r\n\r\n",
         "bad-bare-lf": b"3\nabc\n0\n\n",

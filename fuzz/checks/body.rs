@@ -145,11 +145,11 @@ fn read_by_rules(bytes: &[u8]) -> Option<BodyByRules<'_>> {
         let (digits, extension) = line.split_at(digits);
         let size = u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
         let padding = extension.iter().take_while(|byte| b" \t".contains(byte)).count();
-        let has_extension = extension.get(padding) == Some(&b';');
+        let valid = padding == extension.len() || extension[padding] == b';';
         extensions += extension.len();
         if digits.len() > 16
             || size > 1 << 53
-            || !(extension.is_empty() || has_extension)
+            || !valid
             || !extension.iter().all(is_text)
             || extensions > 16 << 10
         {

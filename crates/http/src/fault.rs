@@ -69,7 +69,7 @@ impl HeadFault {
             }
             Self::TargetTooLong => "The request target is too long.",
             Self::Version => "Only HTTP/1.1 and HTTP/1.0 are supported.",
-            Self::StatusLine => "The first line is not a status line of HTTP/1.1.",
+            Self::StatusLine => "The first line is not a status line of HTTP/1.1 or HTTP/1.0.",
             Self::LineEnd => "A header line does not end with CR and LF.",
             Self::Folded => "A header field is folded over several lines.",
             Self::NoColon => "A header line has no colon.",
@@ -84,9 +84,9 @@ impl HeadFault {
             Self::ContentLength => "The Content-Length field is invalid.",
             Self::ContentLengths => "Two Content-Length fields differ.",
             Self::LengthAndCoding => "Both Content-Length and Transfer-Encoding are present.",
-            Self::Coding => "No transfer coding but chunked is supported.",
+            Self::Coding => "Only the chunked transfer coding is supported.",
             Self::Codings => "Chunked must be the only transfer coding.",
-            Self::CodingVersion => "HTTP/1.0 has no Transfer-Encoding.",
+            Self::CodingVersion => "Transfer-Encoding is not allowed in HTTP/1.0.",
         }
     }
 }

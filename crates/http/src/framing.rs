@@ -27,15 +27,17 @@ pub(crate) fn announced(
 }
 
 /// Accepts exactly one field with exactly one transfer coding, `chunked`. Even an empty element of the list is
-/// rejected: some implementations would take it for the last coding.
+/// rejected: some implementations would take it for the last coding. [`HeadFault::Coding`] only if the length of the
+/// body is certain, because `chunked` is the last coding (RFC 9112 §6.3).
 fn codings(head: &Head) -> Result<(), HeadFault> {
     let is_chunked = |coding: &[u8]| coding.eq_ignore_ascii_case(b"chunked");
     if head.only(FieldId::TransferEncoding).is_some_and(is_chunked) {
         return Ok(());
     }
     let mut codings = head.tokens(FieldId::TransferEncoding);
-    let is_other = codings.next().is_some_and(|first| !is_chunked(first));
-    Err(if is_other { HeadFault::Coding } else { HeadFault::Codings })
+    let first = codings.next().unwrap_or(b"chunked");
+    let is_certain = codings.last().is_some_and(is_chunked) && !is_chunked(first);
+    Err(if is_certain { HeadFault::Coding } else { HeadFault::Codings })
 }
 
 fn content_length(head: &mut Head) -> Result<Option<u64>, HeadFault> {
@@ -51,7 +53,8 @@ fn content_length(head: &mut Head) -> Result<Option<u64>, HeadFault> {
             Some(_) => {}
         }
     }
-    if repeated {
+    // Written as a plain number, once: `010` could be read as 8.
+    if repeated || (first.len() > 1 && first[0] == b'0') {
         head.set(FieldId::ContentLength, length.to_string());
     }
     Ok(Some(length))

@@ -69,6 +69,8 @@ struct Slot {
     name_len: u16,
     id: FieldId,
     dropped: bool,
+    /// The line is exactly the name, a colon, one space, the value and CRLF.
+    plain: bool,
 }
 
 /// One field of a head.
@@ -158,6 +160,9 @@ impl Head {
                 name_len: u16::try_from(name_len).map_err(|_| HeadFault::TooLarge)?,
                 id,
                 dropped: false,
+                plain: value_start == start + name_len + 2
+                    && line[name_len + 1] == b' '
+                    && line.len() == name_len + 2 + value.len(),
             });
             start += end + 1;
         }
@@ -283,6 +288,28 @@ impl Head {
         self.append(id, value);
     }
 
+    /// Appends a known field with a formatted value, without a copy of the value. An invalid value is ignored.
+    pub fn append_fmt(&mut self, id: FieldId, value: fmt::Arguments<'_>) {
+        let start = self.bytes.len();
+        for part in [id.name().as_bytes(), b": "] {
+            self.bytes.push(part);
+        }
+        let value_start = self.bytes.len();
+        let written = fmt::Write::write_fmt(&mut self.bytes, value);
+        let is_valid = id != FieldId::Other
+            && written.is_ok()
+            && is_value(&self.bytes.filled()[value_start..]);
+        if !is_valid || !self.add_line(id, start, id.name().len()) {
+            self.bytes.truncate(start);
+        }
+    }
+
+    /// Replaces all lines of a known field by one with a formatted value. An invalid value drops the field.
+    pub fn set_fmt(&mut self, id: FieldId, value: fmt::Arguments<'_>) {
+        self.remove(id);
+        self.append_fmt(id, value);
+    }
+
     /// Appends a field by name. A name that is not a token, and an invalid value, are ignored.
     pub fn append_named(&mut self, name: &str, value: impl AsRef<[u8]>) {
         self.append_as(FieldId::of(name.as_bytes()), name, value.as_ref());
@@ -295,29 +322,41 @@ impl Head {
     }
 
     fn append_as(&mut self, id: FieldId, name: &str, value: &[u8]) {
-        let Ok(name_len) = u16::try_from(name.len()) else { return };
         if !is_token(name.as_bytes()) || !is_value(value) {
             return;
         }
         let start = self.bytes.len();
-        let value_start = start + name.len() + 2;
-        let value_end = value_start + value.len();
-        let Ok(end) = u32::try_from(value_end + 2) else { return };
         self.bytes.reserve(name.len() + value.len() + 4);
-        for part in [name.as_bytes(), b": ", value, b"\r\n"] {
+        for part in [name.as_bytes(), b": ", value] {
             self.bytes.push(part);
         }
+        if !self.add_line(id, start, name.len()) {
+            self.bytes.truncate(start);
+        }
+    }
+
+    /// Ends the line of a field that begins at `start`, and adds the field; false if the head is too large.
+    fn add_line(&mut self, id: FieldId, start: usize, name_len: usize) -> bool {
+        let value_end = self.bytes.len();
+        let (Ok(name_len), Ok(end)) = (u16::try_from(name_len), u32::try_from(value_end + 2))
+        else {
+            return false;
+        };
+        self.bytes.push(b"\r\n");
         self.present |= id.bit();
         // All offsets are below `end`.
+        let start = start as u32;
         self.slots.push(Slot {
-            start: start as u32,
-            value: value_start as u32,
+            start,
+            value: start + u32::from(name_len) + 2,
             value_end: value_end as u32,
             end,
             name_len,
             id,
             dropped: false,
+            plain: true,
         });
+        true
     }
 
     /// Writes the lines of all fields, in order.
@@ -325,6 +364,13 @@ impl Head {
         let bytes = self.bytes.filled();
         let mut run = 0..0;
         for slot in self.slots.iter().filter(|slot| !slot.dropped) {
+            if !slot.plain {
+                // Spaces around the value are not passed on: the next hop could read them differently.
+                out.push(&bytes[std::mem::take(&mut run)]);
+                let Field { name, value, .. } = self.field(slot);
+                [name, b": ", value, b"\r\n"].into_iter().for_each(|part| out.push(part));
+                continue;
+            }
             let (start, end) = (slot.start as usize, slot.end as usize);
             if start != run.end {
                 out.push(&bytes[run.clone()]);

@@ -5,14 +5,17 @@
 
 use std::time::Duration;
 
-use super::{buffer::Buffer, field::FieldId, head::Head};
+use super::{buffer::Buffer, field::FieldId, head::Head, request::HttpVersion};
 
 /// Fields that `Connection` cannot remove: framing, routing, authentication.
-const KEPT: [FieldId; 5] = [
+const KEPT: [FieldId; 8] = [
+    FieldId::Expect,
     FieldId::Host,
     FieldId::ContentLength,
     FieldId::Authorization,
     FieldId::Cookie,
+    FieldId::SecWebSocketKey,
+    FieldId::SecWebSocketVersion,
     FieldId::Trailer,
 ];
 
@@ -30,10 +33,12 @@ pub(crate) fn strip(head: &mut Head, kept: &[&str]) {
             |token: &[u8]| OPTIONS.iter().any(|option| option.eq_ignore_ascii_case(token));
         let named =
             head.tokens(FieldId::Connection).filter(|token| !is_option(token) && !is_kept(token));
-        let named: Vec<Box<[u8]>> = named.map(Box::from).collect();
+        let mut named: Vec<Vec<u8>> = named.map(<[u8]>::to_ascii_lowercase).collect();
         head.remove(FieldId::Connection);
-        for name in &named {
-            head.remove_named(name);
+        if !named.is_empty() {
+            // One pass, whatever the number of names.
+            named.sort_unstable();
+            head.retain(|field| named.binary_search(&field.name.to_ascii_lowercase()).is_err());
         }
     }
     if head.has(FieldId::Te) {
@@ -63,6 +68,12 @@ pub(crate) fn write_upgrade(out: &mut Buffer, upgrade: Option<&str>) {
             out.push(part.as_bytes());
         }
     }
+}
+
+/// Whether the sender wants to keep the connection (RFC 9112 §9.3).
+pub(crate) fn keeps_alive(head: &Head, version: HttpVersion) -> bool {
+    let has = |option| head.has_token(FieldId::Connection, option);
+    !has("close") && (version == HttpVersion::Http11 || has("keep-alive"))
 }
 
 /// How long the peer keeps an idle connection, if its `Keep-Alive` field says so.

@@ -221,6 +221,16 @@ impl BodyRelay {
         }
     }
 
+    /// Writes and flushes what is left of a body that has been read.
+    pub fn poll_end<W: AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        writer: &mut W,
+    ) -> Poll<io::Result<()>> {
+        ready!(self.poll_write(cx, writer))?;
+        Pin::new(writer).poll_flush(cx)
+    }
+
     /// Writes the pending bytes.
     pub fn poll_write<W: AsyncWrite + Unpin>(
         &mut self,

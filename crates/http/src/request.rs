@@ -26,6 +26,12 @@ pub enum HttpVersion {
 /// Longest method, in bytes.
 const MOST_METHOD: usize = 32;
 
+/// Longest target, in bytes.
+const MOST_TARGET: usize = 65_534;
+
+/// Empty lines that are skipped before a request.
+const MOST_EMPTY_LINES: u8 = 4;
+
 /// First byte of a TLS handshake.
 const TLS_HANDSHAKE: u8 = 22;
 
@@ -50,7 +56,11 @@ pub struct RequestHead {
 
 /// Reads the head of a request from bytes that arrive piece by piece.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct RequestParser(HeadScan);
+pub struct RequestParser {
+    scan: HeadScan,
+    /// Empty lines before the request.
+    empty_lines: u8,
+}
 
 impl RequestParser {
     /// Takes the head from the bytes that have arrived; `None` if it is not complete. The bytes behind the head stay
@@ -64,24 +74,34 @@ impl RequestParser {
         limits: HeadLimits,
     ) -> Result<Option<RequestHead>, HeadFault> {
         let Some(buffer) = input.as_mut() else { return Ok(None) };
-        if self.0.in_first_line() {
+        if self.scan.in_first_line() {
             // Some clients send an empty line after a body (RFC 9112 §2.2).
-            while buffer.filled().starts_with(b"\r\n") {
+            while buffer.filled().starts_with(b"\r\n") && self.empty_lines < MOST_EMPTY_LINES {
                 buffer.consume(2);
-                self.0 = HeadScan::default();
+                self.scan = HeadScan::default();
+                self.empty_lines += 1;
             }
             if !begins_request(buffer.filled())? {
                 return Ok(None);
             }
         }
-        let scanned = self.0.find(&buffer.filled()[..buffer.len().min(limits.size)]);
+        let was_in_first_line = self.scan.in_first_line();
+        let scanned = self.scan.find(&buffer.filled()[..buffer.len().min(limits.size)]);
+        if was_in_first_line && !self.scan.in_first_line() && !matches!(scanned, Ok(Some(_))) {
+            // A client of HTTP/0.9 sends nothing behind its first line, and the fault must not depend on how the
+            // bytes arrive.
+            RequestLine::parse(buffer.filled())?;
+        }
         let found = scanned.map_err(|fault| line_fault(buffer.filled(), fault))?;
         let Some(length) = found else {
             if buffer.len() < limits.size {
                 return Ok(None);
             }
-            let fault =
-                if self.0.in_first_line() { HeadFault::TargetTooLong } else { HeadFault::TooLarge };
+            let fault = if self.scan.in_first_line() {
+                HeadFault::TargetTooLong
+            } else {
+                HeadFault::TooLarge
+            };
             return Err(fault);
         };
         *self = Self::default();
@@ -155,10 +175,7 @@ impl RequestHead {
 
     /// Whether the client wants to keep the connection (RFC 9112 §9.3).
     pub fn keeps_alive(&self) -> bool {
-        match self.version {
-            HttpVersion::Http11 => !self.head.has_token(FieldId::Connection, "close"),
-            HttpVersion::Http10 => self.head.has_token(FieldId::Connection, "keep-alive"),
-        }
+        hop_by_hop::keeps_alive(&self.head, self.version)
     }
 
     /// Whether the client waits for `100 Continue` before it sends the body (RFC 9110 §10.1.1).
@@ -230,6 +247,9 @@ impl RequestLine {
             _ => return Err(HeadFault::Version),
         };
         let target = first + 1..last;
+        if target.len() > MOST_TARGET {
+            return Err(HeadFault::TargetTooLong);
+        }
         check_target(&line[target.clone()])?;
         Ok(Self { method, version, target, length: end + 2 })
     }

@@ -109,9 +109,12 @@ impl ResponseHead {
             self.head.has(FieldId::ContentLength) && self.head.has(FieldId::TransferEncoding);
         if both {
             self.head.remove(FieldId::ContentLength);
+        } else if self.head.all(FieldId::ContentLength).nth(1).is_some() {
+            // A backend that sends two lengths is not certain of either.
+            return Err(HeadFault::ContentLengths);
         }
         let announced = framing::announced(&mut self.head, self.version == HttpVersion::Http11)?;
-        let bodiless = self.is_interim()
+        let bodiless = self.status.is_informational()
             || method == Method::HEAD
             || matches!(self.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         self.length = match announced {
@@ -119,10 +122,7 @@ impl ResponseHead {
             Some(length) => length,
             None => BodyLength::UntilClose,
         };
-        let keeps = match self.version {
-            HttpVersion::Http11 => !self.head.has_token(FieldId::Connection, "close"),
-            HttpVersion::Http10 => self.head.has_token(FieldId::Connection, "keep-alive"),
-        };
+        let keeps = hop_by_hop::keeps_alive(&self.head, self.version);
         self.closes = both || !keeps || self.length == BodyLength::UntilClose;
         Ok(())
     }
@@ -150,7 +150,7 @@ impl ResponseHead {
     /// Drops the fields of the backend's connection.
     pub fn strip_hop_by_hop(&mut self) {
         hop_by_hop::strip(&mut self.head, &[]);
-        if self.is_interim() || self.status == StatusCode::NO_CONTENT {
+        if self.status.is_informational() || self.status == StatusCode::NO_CONTENT {
             self.head.remove(FieldId::ContentLength);
         }
     }

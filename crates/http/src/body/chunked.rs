@@ -37,7 +37,7 @@ pub(super) struct ChunkedDecoder {
 enum ChunkedState {
     /// A digit of a chunk size, or the first byte after the size.
     Size,
-    /// Whitespace between a size and the semicolon of an extension.
+    /// Whitespace behind a size.
     Padding,
     /// Part of an extension, or the CR after it.
     Extension,
@@ -140,6 +140,8 @@ impl ChunkedDecoder {
             (S::Padding, b' ' | b'\t' | b';') | (S::Extension, b'\t' | b' '..=b'~' | 0x80..) => {
                 return self.skip_extension(byte);
             }
+            // Old servers pad sizes; the padding is cut out.
+            (S::Padding, b'\r') => S::SizeLf,
             (S::Padding, _) => return Err(BodyFault::ChunkSize),
             (S::Extension, b'\r') => S::SizeLf,
             (S::Extension, b'\n') => return Err(BodyFault::LineEnd),

@@ -17,7 +17,11 @@ fn written(head: &Head) -> String {
 fn fields_keep_their_bytes_and_are_found_by_name() {
     let text = "Host: a\r\nX-Odd:b \r\nCOOKIE:\t x=1; y=2\r\nempty:\r\nCookie: z\r\n";
     let head = head(text).unwrap();
-    assert_eq!(written(&head), text);
+    assert_eq!(
+        written(&head),
+        "Host: a\r\nX-Odd: b\r\nCOOKIE: x=1; y=2\r\nempty: \r\nCookie: z\r\n",
+        "only the spaces around a value are not passed on"
+    );
     assert_eq!(head.get(FieldId::Host), Some(&b"a"[..]));
     assert_eq!(head.all(FieldId::Cookie).collect::<Vec<_>>(), [&b"x=1; y=2"[..], b"z"]);
     assert_eq!(head.named("x-ODD").collect::<Vec<_>>(), [b"b"]);
@@ -92,4 +96,16 @@ fn the_end_is_found_however_the_bytes_arrive() {
     for bad in [&b"GET / HTTP/1.1\nA"[..], b"\n", b"G\r\nA: b\n", b"G\r\n\n"] {
         assert_eq!(HeadScan::default().find(bad), Err(HeadFault::LineEnd), "{bad:?}");
     }
+}
+
+#[test]
+fn formatted_values_are_appended_or_left_out_whole() {
+    let mut head = head("Host: a\r\nX-Real-IP: 6.6.6.6\r\n").unwrap();
+    head.set_fmt(FieldId::XRealIp, format_args!("{}", std::net::Ipv4Addr::LOCALHOST));
+    head.append_fmt(FieldId::XForwardedHost, format_args!("a\r\nX-Evil: {}", 1));
+    head.append_fmt(FieldId::Other, format_args!("x"));
+    head.set_fmt(FieldId::Host, format_args!("b:{}", 80));
+    assert_eq!(written(&head), "X-Real-IP: 127.0.0.1\r\nHost: b:80\r\n");
+    assert!(!head.has(FieldId::XForwardedHost));
+    assert_eq!(head.get(FieldId::Host), Some(&b"b:80"[..]));
 }

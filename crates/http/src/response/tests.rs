@@ -73,7 +73,7 @@ fn the_length_of_the_body_follows_status_method_and_fields() {
         ("Content-Length: 5\r\nContent-Length: 6", HeadFault::ContentLengths),
         ("Content-Length: x", HeadFault::ContentLength),
         ("Transfer-Encoding: gzip, chunked", HeadFault::Coding),
-        ("Transfer-Encoding: identity", HeadFault::Coding),
+        ("Transfer-Encoding: identity", HeadFault::Codings),
         ("Transfer-Encoding: chunked, chunked", HeadFault::Codings),
         ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked", HeadFault::Codings),
     ] {
