@@ -15,7 +15,7 @@ use std::{
     future::Future,
     io,
     net::SocketAddr,
-    sync::{Arc, Mutex, atomic::AtomicBool},
+    sync::{Arc, atomic::AtomicBool},
 };
 
 use tokio::{
@@ -33,7 +33,6 @@ use crate::{
     acme,
     config::ProxyIn,
     error::{FailureKind, Phase, ProxyError, Side, Termination},
-    http::{PLAIN_ON_TLS, TOO_MANY, connection_info::ConnectionInfo, server},
     layer4,
     net::{
         client_hello::ClientHello,
@@ -45,8 +44,13 @@ use crate::{
         tls::{self, TlsInfo},
     },
     observe::{ListenerMetrics, StreamKind},
+    proxy::{
+        connection::{self, ConnectionInfo},
+        reply::{PLAIN_ON_TLS, TOO_MANY},
+    },
     shared::SharedState,
     shutdown, snapshot,
+    stream_log::StreamSinks,
 };
 
 /// A listening socket, as its connections see it.
@@ -390,6 +394,12 @@ impl AcceptedConnection {
         let local = || needed.then(|| stream.local().ok()).flatten();
         let destination = self.destination.or_else(local);
         let ListenerHandle { proxy, metrics, drain, .. } = self.handle;
+        let sinks = StreamSinks {
+            log: Arc::clone(&proxy.log),
+            metrics: Arc::clone(&proxy.metrics),
+            listener: Arc::clone(&metrics),
+            drain,
+        };
         let info = Arc::new(ConnectionInfo {
             peer: self.peer,
             destination,
@@ -397,15 +407,10 @@ impl AcceptedConnection {
             listener: self.policy,
             metrics,
             counted: Some(CountedConnection::new(self.slot, self.address)),
-            client_signal: Arc::default(),
-            clock: Arc::default(),
-            has_body: AtomicBool::new(false),
-            tunnel: Mutex::default(),
-            drain,
+            sinks: Arc::new(sinks),
+            draining: AtomicBool::new(false),
         });
-        async move {
-            server::serve(proxy, info, stream, log_rejected).await;
-        }
+        connection::serve(proxy, info, stream, log_rejected)
     }
 
     fn fail(&self, error: &ProxyError, status: u16) {
@@ -461,12 +466,12 @@ mod tests {
         size_of::<F>()
     }
 
-    /// Cost of a connection that waits for requests, apart from hyper's share: the task is this
-    /// future.
+    /// Cost of a connection that waits for requests: the task is this future.
     #[test]
     fn a_waiting_connection_holds_little_of_its_start() {
-        let served =
-            size_of_served(|proxy, info, stream| server::serve(proxy, info, stream, log_rejected));
+        let served = size_of_served(|proxy, info, stream| {
+            connection::serve(proxy, info, stream, log_rejected)
+        });
         let whole = size(AcceptedConnection::serve);
         assert!(whole <= served + 600, "{whole} bytes, of which HTTP has {served}");
     }

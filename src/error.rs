@@ -1,7 +1,7 @@
 //! How a stream ends: the closed vocabulary for replies, log lines and metric labels.
 //!
 //! [`ProxyError`] is a failure with its side, phase and kind; [`Termination`] is the end of a whole
-//! stream, failed or not. Replies are created from them in `http/reply.rs`, labels in
+//! stream, failed or not. Replies are created from them in `proxy/reply.rs`, labels in
 //! `observe/names.rs`, and nowhere else. This module depends on no other module.
 
 use std::{error::Error, fmt};

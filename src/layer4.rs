@@ -82,7 +82,7 @@ pub(crate) async fn serve(proxy: &Arc<SharedState>, arrived: NewStream) -> Optio
         listener: Arc::clone(&listener),
         drain: drain.clone(),
     };
-    let mut scope = StreamScope::open(record, sinks);
+    let mut scope = StreamScope::open(record, Arc::new(sinks));
     let from = if pool.connector().is_shared() {
         ConnectionOrigin::Local
     } else {

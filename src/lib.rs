@@ -7,7 +7,7 @@
 //! # Data flow
 //!
 //! ```text
-//! listener → conn → PROXY header → TLS → http::server → http::respond → route → sticky / balance → forward
+//! listener → conn → PROXY header → TLS → proxy: request → route → sticky / balance → exchange
 //!                                                                                101 → tunnel → Termination → observe
 //!                   └ layer4 → balance → connector ───────────────────────────────────┘
 //! file → config::check ─┐
@@ -32,7 +32,8 @@
 //! | [`upstream`] | live backends, balance, connections to them | HTTP |
 //! | [`sticky`] | sids, cookies, the choice between them | HTTP exchanges, I/O |
 //! | [`tunnel`] | two byte streams and a guard, where their frames end | HTTP |
-//! | [`http`] | requests, replies, retries, owner search, upgrades | reloads |
+//! | `moorline_http` (`crates/http`) | bytes ⇄ messages: heads, framing, bodies | pools, sids, configuration |
+//! | `proxy` | requests, replies, retries, owner search, upgrades | reloads |
 //! | `layer4` | byte streams: a backend for each, a tunnel | HTTP, reloads |
 //! | [`snapshot`] | one consistent view for the data path | how it is built |
 //! | [`api`] | the shapes of the admin API, and its description | any other module |
@@ -66,7 +67,7 @@
 //! 7. An idle tunnel holds no buffer, and no descriptor except its sockets. Memory per connection is
 //!    bounded; a stalled reader stops its writer.
 //! 8. Every stream ends with one [`error::Termination`]: one access-log line, one metric.
-//! 9. Errors become replies in one place (`http/reply.rs`) and labels in one other
+//! 9. Errors become replies in one place (`proxy/reply.rs`) and labels in one other
 //!    (`observe/names.rs`).
 //! 10. A panic costs one connection.
 //! 11. The effective configuration is the file, plus what sources found, plus what commands changed. The
@@ -90,10 +91,10 @@ pub mod control;
 pub mod demo;
 pub mod error;
 pub mod handoff;
-pub mod http;
 mod layer4;
 pub mod net;
 pub mod observe;
+mod proxy;
 pub mod route;
 pub mod runtimes;
 pub mod shared;

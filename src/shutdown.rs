@@ -5,7 +5,13 @@
 //! end (metrics, probes) must not hold one, because [`Trigger::idle`] would wait for it. Phases only
 //! advance. The caller decides when a shutdown starts and how long it may take.
 
-use std::future;
+use std::{
+    future,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+};
 
 use tokio::sync::watch;
 
@@ -27,14 +33,18 @@ pub enum ShutdownPhase {
 /// waited for, and drop the original: it counts like any other.
 pub fn channel() -> (Trigger, Watch) {
     let (sender, receiver) = watch::channel(ShutdownPhase::Running);
-    (Trigger(sender), Watch(receiver))
+    let phase = Arc::new(AtomicU8::new(ShutdownPhase::Running as u8));
+    (Trigger { sender, phase: Arc::clone(&phase) }, Watch { receiver, phase })
 }
 
 /// Advances the phase and waits until all watches are dropped.
 ///
 /// If the trigger is dropped, the phase stays as it is.
 #[derive(Debug)]
-pub struct Trigger(watch::Sender<ShutdownPhase>);
+pub struct Trigger {
+    sender: watch::Sender<ShutdownPhase>,
+    phase: Arc<AtomicU8>,
+}
 
 impl Trigger {
     /// Asks every holder to end at the next point that clients do not notice. No effect after a later
@@ -55,24 +65,26 @@ impl Trigger {
 
     /// Returns the current phase.
     pub fn phase(&self) -> ShutdownPhase {
-        *self.0.borrow()
+        *self.sender.borrow()
     }
 
     /// Resolves when no watch is left. A watch can only be cloned from a living one: clones made
     /// meanwhile are waited for too, and none can appear afterwards.
     pub async fn idle(&self) {
-        self.0.closed().await;
+        self.sender.closed().await;
     }
 
     /// Returns the number of watches.
     pub fn live(&self) -> usize {
-        self.0.receiver_count()
+        self.sender.receiver_count()
     }
 
     fn advance(&self, to: ShutdownPhase) {
-        self.0.send_if_modified(|phase| {
+        self.sender.send_if_modified(|phase| {
             let advances = *phase < to;
             *phase = to.max(*phase);
+            // Before the watches are woken.
+            self.phase.store(*phase as u8, Ordering::Release);
             advances
         });
     }
@@ -80,12 +92,21 @@ impl Trigger {
 
 /// Gives the current phase, and keeps [`Trigger::idle`] waiting while it exists.
 #[derive(Clone, Debug)]
-pub struct Watch(watch::Receiver<ShutdownPhase>);
+pub struct Watch {
+    receiver: watch::Receiver<ShutdownPhase>,
+    /// The phase again, to be read without a lock.
+    phase: Arc<AtomicU8>,
+}
 
 impl Watch {
-    /// Returns the current phase.
+    /// Returns the current phase. Costs no more than reading a number.
     pub fn phase(&self) -> ShutdownPhase {
-        *self.0.borrow()
+        match self.phase.load(Ordering::Acquire) {
+            0 => ShutdownPhase::Running,
+            1 => ShutdownPhase::Handoff,
+            2 => ShutdownPhase::Graceful,
+            _ => ShutdownPhase::Forced,
+        }
     }
 
     /// Resolves in [`ShutdownPhase::Graceful`] or later; immediately if the phase has been reached.
@@ -100,7 +121,7 @@ impl Watch {
     }
 
     async fn reached(&mut self, wanted: ShutdownPhase) {
-        let gone = self.0.wait_for(|phase| *phase >= wanted).await.is_err();
+        let gone = self.receiver.wait_for(|phase| *phase >= wanted).await.is_err();
         if gone {
             // Without a trigger the phase cannot change.
             future::pending::<()>().await;

@@ -7,7 +7,6 @@
 use std::{collections::HashMap, net::IpAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use http::HeaderValue;
 use ipnet::IpNet;
 
 use crate::{
@@ -264,7 +263,7 @@ impl PoolSnapshot {
 
     /// Returns the `Set-Cookie` value for `backend`. `None`: no cookie is configured, or the backend was
     /// removed from the pool.
-    pub fn cookie(&self, backend: &Backend, context: CookieContext) -> Option<HeaderValue> {
+    pub fn cookie(&self, backend: &Backend, context: CookieContext) -> Option<String> {
         let cookie = self.config().sticky.cookie.as_ref()?;
         let value = self.ids.value(*self.indices.get(&backend.serial())?);
         Some(set_cookie(cookie, value, context))

@@ -31,7 +31,7 @@ struct StreamState {
     phase: Phase,
     bytes_in: u64,
     bytes_out: u64,
-    sinks: StreamSinks,
+    sinks: Arc<StreamSinks>,
     client: Option<SessionClient>,
     /// Slot of the connection among those of its address, for a tunnel, which outlives the
     /// connection.
@@ -49,7 +49,7 @@ pub(crate) struct SessionClient {
     pub(crate) scan: Option<CloseScan>,
 }
 
-/// Where ends of streams are recorded.
+/// Where ends of streams are recorded; shared by the streams of a connection.
 #[derive(Clone, Debug)]
 pub(crate) struct StreamSinks {
     /// The access log that is current when the stream ends.
@@ -62,12 +62,17 @@ pub(crate) struct StreamSinks {
 
 impl StreamScope {
     /// Opens a scope.
-    pub(crate) fn open(record: StreamRecord, sinks: StreamSinks) -> Self {
+    pub(crate) fn open(record: StreamRecord, sinks: Arc<StreamSinks>) -> Self {
         let phase = Phase::Request;
         let (bytes_in, bytes_out) = (0, 0);
         let (client, _counted) = (None, None);
         let open = StreamState { record, phase, bytes_in, bytes_out, sinks, client, _counted };
         Self(Some(Box::new(open)))
+    }
+
+    /// Moves the scope out; what stays is closed and records nothing.
+    pub(crate) fn take(&mut self) -> Self {
+        Self(self.0.take())
     }
 
     /// Record for the log line.

@@ -13,7 +13,6 @@ use std::{
 };
 
 use gungraun::{library_benchmark, library_benchmark_group, main};
-use http::{HeaderMap, HeaderValue, header::COOKIE};
 use moorline::{
     config::{self, Address, Balance, Reuse, SessionsConfig, SharedKeys},
     sticky::{
@@ -99,22 +98,19 @@ fn ids() -> CookieIds {
     CookieIds::new(&keys, "chat", names.iter().map(String::as_str))
 }
 
-/// The header fields of a browser, with the affinity cookie among others.
-fn browser() -> (HeaderMap, CookieIds) {
+/// The `Cookie` field of a browser, with the affinity cookie among others.
+fn browser() -> (String, CookieIds) {
     let ids = ids();
     let text = format!("_ga=GA1.2.1; theme=dark; moorline={}; lang=en", ids.value(42));
-    let mut headers = HeaderMap::new();
-    headers.insert(COOKIE, text.parse().expect("a header value"));
-    (headers, ids)
+    (text, ids)
 }
 
 #[library_benchmark]
 #[bench::of_100(browser())]
-fn read_cookie(
-    (headers, ids): (HeaderMap, CookieIds),
-) -> (Option<CookieMatch>, HeaderMap, CookieIds) {
-    let found = cookie::values(&headers, "moorline").find_map(|value| ids.find(value));
-    (black_box(found), headers, ids)
+fn read_cookie((text, ids): (String, CookieIds)) -> (Option<CookieMatch>, String, CookieIds) {
+    let fields = std::iter::once(text.as_bytes());
+    let found = cookie::values(fields, "moorline").find_map(|value| ids.find(value));
+    (black_box(found), text, ids)
 }
 
 /// The cookie with default settings.
@@ -124,9 +120,7 @@ fn setting() -> (config::Cookie, CookieIds) {
 
 #[library_benchmark]
 #[bench::cross_site(setting())]
-fn set_cookie(
-    (cookie, ids): (config::Cookie, CookieIds),
-) -> (HeaderValue, config::Cookie, CookieIds) {
+fn set_cookie((cookie, ids): (config::Cookie, CookieIds)) -> (String, config::Cookie, CookieIds) {
     let context = cookie::CookieContext { tls: true, cross_site: true };
     (black_box(cookie::set_cookie(&cookie, ids.value(42), context)), cookie, ids)
 }

@@ -6,9 +6,9 @@ use tokio::time::Instant;
 
 use crate::{
     error::{ProxyError, Termination},
-    http::{connection_info::ConnectionInfo, refusal::RejectedRequest},
     net::tls::TlsInfo,
     observe::{ChosenBy, ListenerMetrics, StreamEnd, StreamKind, StreamRecord, StreamStart},
+    proxy::{connection::ConnectionInfo, refusal::RejectedRequest},
     shared::SharedState,
 };
 
@@ -18,7 +18,7 @@ pub(super) fn log_rejected(proxy: &SharedState, info: &ConnectionInfo, refused: 
     let (method, target) = refused.request_line();
     let snapshot = proxy.snapshot.load();
     let record = StreamRecord::new(StreamStart {
-        id: &refused.id,
+        id: refused.id.as_str(),
         client: *peer,
         listener: metrics.name(),
         tls_info: tls_info.as_ref(),

@@ -1,7 +1,7 @@
 //! Which backend would get a request, and by which rule, without sending it.
 //!
 //! The request is built as its client would send it and goes through the data path's own decision
-//! functions ([`decision`]). Nothing is sent and nothing is remembered. Facts that only a backend's answer
+//! functions ([`affinity`]). Nothing is sent and nothing is remembered. Facts that only a backend's answer
 //! can show are not known here.
 
 mod request;
@@ -13,30 +13,29 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{
-    Method,
-    header::{COOKIE, HOST},
-    request::Parts,
-};
+use http::Method;
+use moorline_http::{FieldId, HeadFault, HeadLimits, RequestHead};
 
 pub(crate) use self::request::ExplainError;
 use self::{
-    request::{ExplainedRequest, UnparsedTarget},
+    request::ExplainedRequest,
     streams::{StreamTarget, streams},
 };
 use crate::{
     api::{ExplainRequest, Explanation, ListenerState},
     config::Balance,
     error::{FailureKind, ProxyError},
-    http::{
-        AffinityCookie, EngineRequest, ValidatedRequest,
-        decision::{
-            self, ArrivalContext, Destination, Remembered, RequestFacts, Routed, SessionLookup,
-        },
-        engine_request, error_sentence, error_status, search_candidates, without_port,
-    },
     net::tls::TlsInfo,
     observe::ChosenBy,
+    proxy::{
+        affinity::{
+            self, ArrivalContext, Destination, Remembered, RequestFacts, Routed, SessionLookup,
+        },
+        cookie::AffinityCookie,
+        engine_request::{EngineRequest, engine_request},
+        reply,
+        validate::{ValidatedRequest, without_port},
+    },
     shared::SharedState,
     snapshot::{ListenerSnapshot, PoolSnapshot, Snapshot},
     sticky::{self, AffinityHints, Choice, recent_sessions::ClientKey},
@@ -49,8 +48,8 @@ const MOST_NAMED: usize = 5;
 /// The client address if the request names none.
 const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-/// A target of this length gets a 414 from the HTTP parser.
-const LONGEST_TARGET: usize = 65_534;
+/// Limits of a head that no listener receives: those that listeners have by default.
+const LIMITS: HeadLimits = HeadLimits { size: 64 << 10, fields: 100 };
 
 /// Explains which backend would get a request on one of these listeners.
 ///
@@ -75,18 +74,21 @@ pub(super) fn explain(
         return Ok(explanation);
     }
     let listener = find_listener(&request, listeners, &snapshot, &mut explanation);
-    let parts = match &request.parts {
-        Ok(parts) => parts,
-        Err(UnparsedTarget(target)) => {
-            let status = if target.len() >= LONGEST_TARGET { 414 } else { 400 };
-            answers(&mut explanation, status, "The request is rejected: its target is not valid.");
+    let limits = listener.map_or(LIMITS, |listener| HeadLimits {
+        size: listener.header.size,
+        fields: listener.header.fields,
+    });
+    let head = match request.parse(limits) {
+        Ok(head) => head,
+        Err(fault) => {
+            unparsed(fault, &mut explanation);
             return Ok(explanation);
         }
     };
     let sni = Some(request.host.as_str().into());
     let secured = TlsInfo { sni, alpn: None, version: None, client: None };
     let arrival = ArrivalContext { listener, tls_info: Some(&secured).filter(|_| request.tls) };
-    match decision::route(arrival, &shared.challenges, &snapshot, parts) {
+    match affinity::route(arrival, &shared.challenges, &snapshot, &head) {
         Ok(Routed::Pool(checked, rule)) => {
             explanation.route = rule.route_label.route.as_deref().map(str::to_owned);
             explanation.pool = Some(rule.pool.upstream.name().to_owned());
@@ -95,7 +97,7 @@ pub(super) fn explain(
                 .steps
                 .push(format!("The route {route} leads to pool {}.", rule.route_label.pool));
             let client = (client, request.tls);
-            place(shared, &rule.pool, parts, &checked, client, &mut explanation);
+            place(shared, &rule.pool, &head, &checked, client, &mut explanation);
             unhealthy(&rule.pool, &mut explanation);
         }
         Ok(Routed::Challenge(_)) => {
@@ -106,7 +108,7 @@ pub(super) fn explain(
             let sentence = "The listener answers every request with a redirect.";
             answers(&mut explanation, 308, sentence);
         }
-        Err(error) => rejected(&error, parts, &mut explanation),
+        Err(error) => rejected(&error, &head, &mut explanation),
     }
     Ok(explanation)
 }
@@ -126,7 +128,7 @@ impl SessionLookup for PreviewLookup<'_> {
     }
 
     fn recent(&mut self) -> Option<Arc<Backend>> {
-        let recalled = decision::recall(&self.shared.memory, self.client, self.pool);
+        let recalled = affinity::recall(&self.shared.memory, self.client, self.pool);
         self.recalled = Some(recalled);
         match recalled {
             Remembered::On(backend) => Some(Arc::clone(backend)),
@@ -141,27 +143,27 @@ impl SessionLookup for PreviewLookup<'_> {
 fn place(
     shared: &SharedState,
     pool: &PoolSnapshot,
-    parts: &Parts,
+    request: &RequestHead,
     checked: &ValidatedRequest,
     (client, tls): (IpAddr, bool),
     explanation: &mut Explanation,
 ) {
-    let engine = engine_request(parts.uri.query());
+    let engine = engine_request(request.query());
     describe_engine(engine.as_ref(), pool, explanation);
-    let cookie = AffinityCookie::of(&parts.headers, pool, tls, &checked.host);
-    if parts.headers.contains_key(COOKIE) {
+    let cookie = AffinityCookie::of(&request.head, pool, tls, &checked.host);
+    if request.head.has(FieldId::Cookie) {
         explanation.steps.push(match cookie.target() {
             Some(backend) => format!("The cookie names {}.", backend.name()),
             None => "No cookie names a backend of this pool.".to_owned(),
         });
     }
-    let (engine, method) = (engine.as_ref(), &parts.method);
-    let request = (engine, method, checked.upgrade);
-    let key = decision::client_key(&shared.memory, pool, client, request, &parts.headers);
+    let (engine, method) = (engine.as_ref(), &request.method);
+    let session = (engine, method, checked.upgrade);
+    let key = affinity::client_key(&shared.memory, pool, client, session, &request.head);
     let facts =
         RequestFacts { engine, method, upgrade: checked.upgrade, affinity: cookie.target() };
     let mut lookup = PreviewLookup { shared, pool, client: key, recalled: None };
-    let destination = decision::decide(facts, pool, &mut lookup);
+    let destination = affinity::decide(facts, pool, &mut lookup);
     describe_recent(lookup.recalled, explanation);
     let sid = engine.and_then(|engine| engine.sid.as_deref());
     let sid = sid.filter(|_| pool.config().sticky.engine_io);
@@ -186,7 +188,7 @@ fn place(
             });
         }
         Destination::Balanced => {
-            if sid.is_some() && parts.method == Method::OPTIONS {
+            if sid.is_some() && *method == Method::OPTIONS {
                 explanation.steps.push("Every backend can answer a preflight.".to_owned());
             }
             balanced(pool, client, explanation);
@@ -243,15 +245,26 @@ fn answers(explanation: &mut Explanation, status: u16, sentence: &str) {
     explanation.steps.push(sentence.to_owned());
 }
 
-fn rejected(error: &ProxyError, parts: &Parts, explanation: &mut Explanation) {
-    let host = parts.headers.get(HOST).map_or("", |host| host.to_str().unwrap_or_default());
-    let (host, path) = (without_port(host), parts.uri.path());
+/// Explains that the head of the request violates the rules.
+fn unparsed(fault: HeadFault, explanation: &mut Explanation) {
+    let sentence = match fault {
+        HeadFault::TargetSpace | HeadFault::TargetCharacter | HeadFault::TargetTooLong => {
+            "The request is rejected: its target is not valid.".to_owned()
+        }
+        fault => format!("The request is rejected: {fault}"),
+    };
+    answers(explanation, reply::status(&reply::invalid_head(fault)).as_u16(), &sentence);
+}
+
+fn rejected(error: &ProxyError, request: &RequestHead, explanation: &mut Explanation) {
+    let host = request.head.text(FieldId::Host).unwrap_or_default();
+    let (host, path) = (without_port(host), request.path());
     let sentence = match error.kind {
         FailureKind::NoRoute => format!("No route covers {host}{path}."),
         FailureKind::Misdirected => format!("Only routes of other listeners cover {host}{path}."),
-        _ => format!("The request is rejected: {}", error_sentence(error)),
+        _ => format!("The request is rejected: {}", reply::sentence(error)),
     };
-    answers(explanation, error_status(error).as_u16(), &sentence);
+    answers(explanation, reply::status(error).as_u16(), &sentence);
 }
 
 fn describe_engine(
@@ -286,7 +299,7 @@ fn searched(
     sid: Option<&str>,
     explanation: &mut Explanation,
 ) {
-    let candidates = search_candidates(pool, first, sid.unwrap_or_default());
+    let candidates = affinity::candidates(pool, first, sid.unwrap_or_default());
     if candidates.is_empty() {
         let sentence = "The session is not known here, and there is no backend to ask: the answer has code \
                         1, so that the client opens a new session.";

@@ -166,6 +166,11 @@ impl ClientStream {
             .is_some_and(|session| session.handshake_kind() == Some(HandshakeKind::Resumed))
     }
 
+    /// Whether TLS has a message to send on its own account, such as an alert. A flush sends it.
+    pub fn has_unsent_tls(&self) -> bool {
+        self.session().is_some_and(|session| session.wants_write())
+    }
+
     fn session(&self) -> Option<&rustls::ServerConnection> {
         match self {
             Self::Plain(_) => None,

@@ -8,8 +8,6 @@ use std::{
     },
 };
 
-use http::HeaderName;
-
 /// Why forwarding fields of a trusted peer are not used as sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ForwardingFault {
@@ -34,8 +32,8 @@ impl Notices {
         Self { listener: Arc::clone(listener), ..Self::default() }
     }
 
-    /// Warns that forwarding fields of an untrusted peer were dropped.
-    pub fn dropped(&self, field: &HeaderName, peer: IpAddr) {
+    /// Warns that forwarding fields of an untrusted peer were dropped; `field` is the name of one, in lower case.
+    pub fn dropped(&self, field: &str, peer: IpAddr) {
         if first(&self.dropped) {
             let (listener, peer) = (&*self.listener, peer.to_canonical());
             tracing::warn!(
@@ -73,10 +71,10 @@ fn first(logged: &AtomicBool) -> bool {
 }
 
 /// Formats a field name in its usual case, such as `X-Forwarded-For`.
-fn shown(name: &HeaderName) -> String {
+fn shown(name: &str) -> String {
     let part = |part: &str| match part {
         "ip" => "IP".to_owned(),
         part => part[..1].to_uppercase() + &part[1..],
     };
-    name.as_str().split('-').filter(|part| !part.is_empty()).map(part).collect::<Vec<_>>().join("-")
+    name.split('-').filter(|part| !part.is_empty()).map(part).collect::<Vec<_>>().join("-")
 }

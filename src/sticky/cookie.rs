@@ -11,7 +11,6 @@ use std::{collections::HashMap, fmt, str};
 
 use aws_lc_rs::{hmac, rand};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use http::{HeaderMap, HeaderValue, header};
 
 use crate::config::{self, SameSite, SharedKeys};
 
@@ -141,42 +140,35 @@ impl fmt::Debug for CookieIds {
     }
 }
 
-/// Iterates over the values of all cookies with this name in all `Cookie` fields, in request order. Names are
-/// compared exactly, as browsers do.
+/// Iterates over the values of all cookies with this name in the values of all `Cookie` fields, in request order.
+/// Names are compared exactly, as browsers do.
 ///
 /// A browser sends several cookies of one name if they were set with different attributes, or by different hosts of
 /// a site. A value is empty if it is not text or is longer than 64 bytes: it cannot name a backend.
-pub fn values<'a>(headers: &'a HeaderMap, name: &str) -> impl Iterator<Item = &'a str> {
-    let fields = headers.get_all(header::COOKIE).iter();
-    let pairs = fields.flat_map(|field| field.as_bytes().split(|&byte| byte == b';'));
+pub fn values<'a>(
+    fields: impl Iterator<Item = &'a [u8]>,
+    name: &str,
+) -> impl Iterator<Item = &'a str> {
+    let pairs = fields.flat_map(|field| field.split(|&byte| byte == b';'));
     pairs.filter(move |pair| name_of(pair) == Some(name.as_bytes())).map(value_of)
 }
 
-/// Removes the cookies for which `is_ours(name, value)` is true from every `Cookie` field. The rest of a field stays
-/// byte for byte unchanged; an empty field is removed.
-pub fn strip(headers: &mut HeaderMap, is_ours: impl Fn(&[u8], &str) -> bool) {
+/// Returns the value of a `Cookie` field without the cookies for which `is_ours(name, value)` is true. The rest of
+/// the value stays byte for byte unchanged; empty if no cookie is left.
+pub fn strip(field: &[u8], is_ours: impl Fn(&[u8], &str) -> bool) -> Vec<u8> {
     let is_kept = |pair: &&[u8]| name_of(pair).is_none_or(|name| !is_ours(name, value_of(pair)));
-    let kept: Vec<HeaderValue> = headers
-        .get_all(header::COOKIE)
-        .iter()
-        .filter_map(|field| {
-            let mut rest = Vec::with_capacity(field.len());
-            for (at, pair) in
-                field.as_bytes().split(|&byte| byte == b';').filter(is_kept).enumerate()
-            {
-                if at > 0 {
-                    rest.push(b';');
-                }
-                rest.extend_from_slice(pair);
-            }
-            // The first pair has no semicolon before it; the space after the removed pair goes too.
-            HeaderValue::from_bytes(rest.trim_ascii()).ok().filter(|rest| !rest.is_empty())
-        })
-        .collect();
-    headers.remove(header::COOKIE);
-    for field in kept {
-        headers.append(header::COOKIE, field);
+    let mut rest = Vec::with_capacity(field.len());
+    for (at, pair) in field.split(|&byte| byte == b';').filter(is_kept).enumerate() {
+        if at > 0 {
+            rest.push(b';');
+        }
+        rest.extend_from_slice(pair);
     }
+    // The first pair has no semicolon before it; the space after the removed pair goes too.
+    let end = rest.trim_ascii_end().len();
+    rest.truncate(end);
+    rest.drain(..end - rest.trim_ascii_start().len());
+    rest
 }
 
 /// Returns the name of a `name=value` pair, without surrounding space.
@@ -199,16 +191,12 @@ fn value_of(pair: &[u8]) -> &str {
     str::from_utf8(value).unwrap_or_default()
 }
 
-/// Returns the `Set-Cookie` header with this value.
+/// Returns the value of the `Set-Cookie` field for this value; it is visible ASCII.
 ///
 /// If `SameSite` is not configured, the attribute is `None` for a page of another site if the cookie is `Secure`
 /// (browsers drop it otherwise), and `Lax` in all other cases. Configured attributes are sent unchanged,
 /// except that `Partitioned` implies `Secure`.
-///
-/// # Panics
-///
-/// If the name is not a token, or the value is not from [`CookieIds`].
-pub fn set_cookie(cookie: &config::Cookie, value: &str, context: CookieContext) -> HeaderValue {
+pub fn set_cookie(cookie: &config::Cookie, value: &str, context: CookieContext) -> String {
     let secure = cookie.partitioned || cookie.secure.unwrap_or(context.tls);
     let same_site = cookie.same_site.unwrap_or(if context.cross_site && secure {
         SameSite::None
@@ -234,7 +222,7 @@ pub fn set_cookie(cookie: &config::Cookie, value: &str, context: CookieContext) 
     if cookie.partitioned {
         text.push_str("; Partitioned");
     }
-    HeaderValue::try_from(text).expect("a token, base64url and constant text are visible ASCII")
+    text
 }
 
 fn id(key: &hmac::Key, pool: &str, name: &str) -> [u8; ID] {

@@ -2,18 +2,14 @@
 
 use std::fmt;
 
-use http::{
-    HeaderName, HeaderValue, Method, Request,
-    header::{
-        CONNECTION, COOKIE, HOST, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE, USER_AGENT,
-    },
-    request::Parts,
-    uri::PathAndQuery,
+use http::Method;
+use moorline_http::{
+    Buffer, FieldId, HeadFault, HeadLimits, RequestHead, RequestParser, is_token, is_value,
 };
 
 use crate::{
     api::ExplainRequest,
-    http::without_port,
+    proxy::validate::without_port,
     sticky::engine_io::{self, Transport},
 };
 
@@ -29,7 +25,7 @@ pub(crate) enum ExplainError {
     /// The method has characters that a method cannot have.
     Method(String),
     /// A header field has a value that it cannot have.
-    Field(HeaderName, String),
+    Field(&'static str, String),
 }
 
 impl fmt::Display for ExplainError {
@@ -48,9 +44,6 @@ impl fmt::Display for ExplainError {
 
 impl std::error::Error for ExplainError {}
 
-/// A request target that cannot be parsed.
-pub(super) struct UnparsedTarget(pub(super) String);
-
 /// A request, and the connection that it arrives on.
 pub(super) struct ExplainedRequest {
     pub(super) tls: bool,
@@ -59,8 +52,8 @@ pub(super) struct ExplainedRequest {
     /// In lower case, without port and final dot.
     pub(super) host: String,
     pub(super) port: Option<u16>,
-    /// The request, or its invalid target.
-    pub(super) parts: Result<Parts, UnparsedTarget>,
+    /// The bytes of the request's head.
+    head: String,
 }
 
 impl ExplainedRequest {
@@ -89,51 +82,63 @@ impl ExplainedRequest {
             Some(port) => Some(port.parse().map_err(|_| ExplainError::Port(port.to_owned()))?),
         };
         let name = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
-        let parts = parts(request, authority, path)?;
-        Ok(Self { tls, stream, host: name, port, parts })
+        let head = head(request, authority, path)?;
+        Ok(Self { tls, stream, host: name, port, head })
     }
 
     /// The port that the client connects to.
     pub(super) fn port(&self) -> u16 {
         self.port.unwrap_or(if self.tls { 443 } else { 80 })
     }
+
+    /// Parses the head as a listener with these limits does.
+    ///
+    /// # Errors
+    /// The listener rejects it.
+    pub(super) fn parse(&self, limits: HeadLimits) -> Result<RequestHead, HeadFault> {
+        let mut input = Some(Buffer::of(self.head.as_bytes()));
+        let parsed = RequestParser::default().parse(&mut input, limits)?;
+        // Every head ends with an empty line.
+        parsed.ok_or(HeadFault::LineEnd)
+    }
 }
 
-/// Builds the request head in origin form.
-fn parts(
-    request: &ExplainRequest,
-    authority: &str,
-    path: &str,
-) -> Result<Result<Parts, UnparsedTarget>, ExplainError> {
-    let slash = if path.starts_with('/') { "" } else { "/" };
-    let target = format!("{slash}{path}");
-    let Ok(path) = PathAndQuery::try_from(target.as_str()) else {
-        return Ok(Err(UnparsedTarget(target)));
-    };
+/// Returns the bytes of the request's head, in origin form.
+fn head(request: &ExplainRequest, authority: &str, path: &str) -> Result<String, ExplainError> {
     let method = request.method.as_deref().unwrap_or("GET");
-    let method: Method = method.parse().map_err(|_| ExplainError::Method(method.to_owned()))?;
-    let websocket = method == Method::GET && asks_for_websocket(path.query());
-    let mut head = Request::new(());
-    *head.method_mut() = method;
-    *head.uri_mut() = path.into();
-    let mut field = |name: HeaderName, text: &str| {
-        let invalid = |_| ExplainError::Field(name.clone(), text.to_owned());
-        let value = HeaderValue::from_bytes(text.as_bytes()).map_err(invalid)?;
-        head.headers_mut().insert(name, value);
+    if !is_token(method.as_bytes()) || method.len() > MAX_METHOD {
+        return Err(ExplainError::Method(method.to_owned()));
+    }
+    let slash = if path.starts_with('/') { "" } else { "/" };
+    // A line end would end the target; another control character makes it invalid in the same way.
+    let path = path.replace(['\r', '\n'], "\0");
+    let mut head = format!("{method} {slash}{path} HTTP/1.1\r\n");
+    let mut field = |id: FieldId, value: &str| {
+        if !is_value(value.as_bytes()) {
+            return Err(ExplainError::Field(id.name(), value.to_owned()));
+        }
+        head.extend([id.name(), ": ", value, "\r\n"]);
         Ok(())
     };
-    field(HOST, authority)?;
-    for (name, value) in [(COOKIE, &request.cookie), (USER_AGENT, &request.user_agent)] {
-        value.as_deref().map_or(Ok(()), |value| field(name, value))?;
+    field(FieldId::Host, authority)?;
+    for (id, value) in
+        [(FieldId::Cookie, &request.cookie), (FieldId::UserAgent, &request.user_agent)]
+    {
+        value.as_deref().map_or(Ok(()), |value| field(id, value))?;
     }
-    if request.upgrade || websocket {
-        field(CONNECTION, "Upgrade")?;
-        field(UPGRADE, "websocket")?;
-        field(SEC_WEBSOCKET_VERSION, "13")?;
-        field(SEC_WEBSOCKET_KEY, "dGhlIHNhbXBsZSBub25jZQ==")?;
+    let query = path.split_once('?').map(|(_, query)| query);
+    if request.upgrade || method == Method::GET.as_str() && asks_for_websocket(query) {
+        field(FieldId::Connection, "Upgrade")?;
+        field(FieldId::Upgrade, "websocket")?;
+        field(FieldId::SecWebSocketVersion, "13")?;
+        field(FieldId::SecWebSocketKey, "dGhlIHNhbXBsZSBub25jZQ==")?;
     }
-    Ok(Ok(head.into_parts().0))
+    head.push_str("\r\n");
+    Ok(head)
 }
+
+/// Length of the longest method that a listener accepts.
+const MAX_METHOD: usize = 32;
 
 fn asks_for_websocket(query: Option<&str>) -> bool {
     let query = query.and_then(engine_io::query);

@@ -16,7 +16,7 @@ use super::{
     ProbeError,
     http::{ProbeConnection, ProbeTarget},
 };
-use crate::http::upgrade::accept;
+use crate::proxy::websocket::accept;
 
 /// Maximum number of bytes to read from the server's frames.
 const MAX_READ: usize = 64 * 1024;

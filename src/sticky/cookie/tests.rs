@@ -15,11 +15,6 @@ fn ids(keys: &CookieKeys, pool: &str, names: &[&str]) -> CookieIds {
     CookieIds::new(keys, pool, names.iter().copied())
 }
 
-fn headers(cookies: &[&[u8]]) -> HeaderMap {
-    let value = |bytes| (header::COOKIE, HeaderValue::from_bytes(bytes).unwrap());
-    cookies.iter().map(|&bytes| value(bytes)).collect()
-}
-
 #[test]
 fn value_identifies_exactly_its_backend() {
     let ids = ids(&keys(&[NEW]), "chat", &["blue", "green"]);
@@ -102,7 +97,7 @@ fn cookie_is_read_among_others() {
 }
 
 fn read(cookies: &[&[u8]]) -> Vec<String> {
-    values(&headers(cookies), "moorline").map(str::to_owned).collect()
+    values(cookies.iter().copied(), "moorline").map(str::to_owned).collect()
 }
 
 #[test]
@@ -132,9 +127,8 @@ fn strip_keeps_other_cookies_byte_for_byte() {
         (&[b"moorline=x", b"a=\xff\xfe"], &[b"a=\xff\xfe"]),
         (&[b"a=b; moorline", b"Moorline=x"], &[b"a=b; moorline", b"Moorline=x"]),
     ] {
-        let mut fields = headers(cookies);
-        strip(&mut fields, |name, _| name == b"moorline");
-        let left: Vec<_> = fields.get_all(header::COOKIE).iter().map(|v| v.as_bytes()).collect();
+        let stripped = cookies.iter().map(|field| strip(field, |name, _| name == b"moorline"));
+        let left: Vec<_> = stripped.filter(|field| !field.is_empty()).collect();
         assert_eq!(left, expected, "{cookies:?}");
     }
 }
@@ -188,17 +182,15 @@ proptest! {
         first in proptest::collection::vec(any::<u8>(), 0..80),
         second in "moor[line=;\" ]{0,40}",
     ) {
-        let headers: HeaderMap = [first.as_slice(), second.as_bytes()]
-            .iter()
-            .filter_map(|bytes| Some((header::COOKIE, HeaderValue::from_bytes(bytes).ok()?)))
-            .collect();
+        let fields = [first.as_slice(), second.as_bytes()];
         let ids = ids(&keys(&[NEW]), "chat", &["blue"]);
-        for value in values(&headers, "moor") {
+        for value in values(fields.into_iter(), "moor") {
             prop_assert!(value.len() <= LONGEST);
             prop_assert_eq!(ids.find(value), None);
         }
-        let mut stripped = headers.clone();
-        strip(&mut stripped, |name, _| name == b"moor");
-        prop_assert_eq!(values(&stripped, "moor").count(), 0);
+        for field in fields {
+            let stripped = strip(field, |name, _| name == b"moor");
+            prop_assert_eq!(values(std::iter::once(&*stripped), "moor").count(), 0);
+        }
     }
 }

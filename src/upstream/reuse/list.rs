@@ -48,7 +48,7 @@ impl IdleConnections {
         }
     }
 
-    /// As [`IdlePool::take`].
+    /// As [`IdlePool::take`](super::IdlePool::take).
     pub(super) fn take<C: Reusable>(&self, age: Duration) -> Option<Box<C>> {
         let now = Instant::now();
         let age = match self.observed.get(now) {
@@ -86,7 +86,7 @@ impl IdleConnections {
         connection.downcast().ok()
     }
 
-    /// As [`IdlePool::sweep`].
+    /// As [`IdlePool::sweep`](super::IdlePool::sweep).
     pub(super) fn sweep(&self, now: Instant) {
         let mut dead = Vec::new();
         let mut list = self.lock();

@@ -1,0 +1,42 @@
+//! HTTP between clients and backends: one request as a straight list of stages.
+//!
+//! 1. [`connection`] reads the head of a request (the engine, `moorline_http`, rejects what is not valid).
+//! 2. `handle` begins the request: `validate`, then the route and the destination in `affinity`, with the session id
+//!    of `engine_request` and the cookie of `cookie`. `forwarding` edits the fields. None of these steps waits.
+//! 3. `outgoing` holds the request for the backend. `attempt` sends it and retries under strict rules: `session` for
+//!    a known session, `owner_search` for an unknown one, `retry` for everything else.
+//! 4. `backend` takes a kept connection or opens one. `exchange` drives it in the task of the request: it writes the
+//!    request (`upload`), waits for the head of the response, and watches the client. `inspect` and
+//!    `session_detect` read the session from the response.
+//! 5. `deliver` moves the response to the client; `websocket` turns the connection into a tunnel.
+//!
+//! Every failure becomes a reply in `reply`, with a body from `error_body`. Every stream ends once, in its
+//! `StreamScope`. While a request waits, neither side holds a buffer.
+
+pub(crate) mod affinity;
+mod attempt;
+mod backend;
+mod client;
+pub(crate) mod connection;
+pub(crate) mod cookie;
+mod deliver;
+pub(crate) mod engine_request;
+mod error_body;
+mod exchange;
+mod forwarding;
+mod handle;
+mod inspect;
+mod long_poll;
+mod outgoing;
+mod owner_search;
+pub(crate) mod refusal;
+pub(crate) mod reply;
+mod retry;
+mod session;
+mod session_detect;
+#[cfg(test)]
+mod testing;
+mod timer;
+mod upload;
+pub(crate) mod validate;
+pub(crate) mod websocket;

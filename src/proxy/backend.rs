@@ -1,0 +1,261 @@
+//! Connections to a backend for requests: kept ones and new ones, and how they are given back.
+
+use std::{
+    future::poll_fn,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::Poll,
+    time::Duration,
+};
+
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::{
+    config::HeaderLimits,
+    error::ProxyError,
+    net::{proxy_protocol::ConnectionOrigin, stream::BackendStream},
+    observe::Metrics,
+    shared,
+    upstream::{
+        ANY_AGE, Acquired, Backend, BackendConnector, ConnectError, ConnectionGuard,
+        KeptConnection, Permit, RequestGuard,
+    },
+};
+
+/// Maximum idle time of a connection for a request that cannot be repeated: half of the shortest
+/// idle timeout of common servers, which is gunicorn's 2 s.
+pub(super) const YOUNG: Duration = Duration::from_secs(1);
+
+/// Pause before the next try if descriptors or ports are exhausted.
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(20);
+
+/// How a request is sent to a backend.
+#[derive(Debug)]
+pub(super) struct SendOptions<'a> {
+    pub(super) backend: &'a Arc<Backend>,
+    /// How to connect, and for which client.
+    pub(super) connector: &'a BackendConnector,
+    pub(super) from: &'a ConnectionOrigin,
+    /// Deadline for opening a connection.
+    pub(super) connect: Duration,
+    /// Deadline for the header of the response, from the end of the request; `None`: no limit.
+    pub(super) header: Option<Duration>,
+    /// Maximum time within which a byte of the request body must move.
+    pub(super) body_idle: Duration,
+    /// Limits of the response header.
+    pub(super) limits: HeaderLimits,
+    /// How long a connection may be kept for reuse.
+    pub(super) keep: Duration,
+    /// The request is a WebSocket handshake: it needs a new connection.
+    pub(super) upgrade: bool,
+    /// The request cannot be repeated: use only a connection that cannot be closing.
+    pub(super) once: bool,
+    /// Open a connection even if one is kept.
+    pub(super) fresh: bool,
+    /// The backend owns the session: wait until a connection is free.
+    pub(super) bound: bool,
+}
+
+impl SendOptions<'_> {
+    /// Whether the request needs a new connection.
+    fn needs_own_connection(&self) -> bool {
+        self.upgrade || self.fresh || !self.connector.is_shared()
+    }
+}
+
+/// A connection to a backend while a request uses it. Dropping it closes the connection;
+/// [giving it back](Lease::give_back) after the last byte keeps the connection open.
+#[derive(Debug)]
+pub(super) struct Lease {
+    connection: Box<KeptConnection>,
+    /// Taken when the outcome is counted.
+    sample: OutlierSample,
+    /// How long the connection may be kept; `None`: not at all.
+    pub(super) keep: Option<Duration>,
+    in_use: ConnectionGuard,
+    in_flight: RequestGuard,
+}
+
+/// Counts a response towards the backend's ejection: a body that the backend aborts is a failure,
+/// everything else a success. Dropping it counts a success.
+#[derive(Debug)]
+struct OutlierSample {
+    backend: Arc<Backend>,
+    /// Whether the response has been counted, or there is none yet.
+    counted: AtomicBool,
+}
+
+impl OutlierSample {
+    /// Marks the response as counted; true if it was not counted before.
+    fn take(&self) -> bool {
+        !self.counted.swap(true, Ordering::Relaxed)
+    }
+}
+
+impl Drop for OutlierSample {
+    fn drop(&mut self) {
+        if self.take() {
+            // A success never ejects a backend: no event to report.
+            self.backend.record_outcome(false);
+        }
+    }
+}
+
+/// The right to use one of the backend's connections, counted.
+pub(super) struct RequestSlot {
+    in_flight: RequestGuard,
+    in_use: ConnectionGuard,
+}
+
+impl RequestSlot {
+    /// Waits for the right to use a connection. Only requests of sessions that the backend owns wait for it.
+    pub(super) async fn acquire(options: &SendOptions<'_>, until: Instant) -> Option<Self> {
+        let backend = options.backend;
+        let in_flight = backend.request();
+        let in_use = match backend.connection() {
+            None if options.bound => {
+                let _pending = backend.pending()?;
+                timeout_at(until, Box::pin(backend.wait_for_connection())).await.ok()?
+            }
+            at_once => at_once?,
+        };
+        Some(Self { in_flight, in_use })
+    }
+
+    /// Uses the connection for a request whose outcome is not counted yet.
+    pub(super) fn lease(self, backend: &Arc<Backend>, connection: Box<KeptConnection>) -> Lease {
+        let sample = OutlierSample { backend: Arc::clone(backend), counted: AtomicBool::new(true) };
+        Lease { connection, sample, keep: None, in_use: self.in_use, in_flight: self.in_flight }
+    }
+}
+
+/// Takes a kept connection or the right to open one. `None` if neither is available in time, or
+/// if too many requests wait.
+pub(super) async fn acquire(
+    options: &SendOptions<'_>,
+    until: Instant,
+) -> Option<Acquired<KeptConnection>> {
+    let idle = options.backend.idle();
+    let age = if options.once && !options.needs_own_connection() { YOUNG } else { ANY_AGE };
+    if !options.needs_own_connection() {
+        // Most requests find a connection, and do not wait.
+        while let Some(connection) = idle.take::<KeptConnection>(age) {
+            if connection.connector == options.connector.serial() {
+                return Some(Acquired::Idle(connection));
+            }
+        }
+    }
+    Box::pin(acquire_slowly(options, until, age)).await
+}
+
+async fn acquire_slowly(
+    options: &SendOptions<'_>,
+    until: Instant,
+    age: Duration,
+) -> Option<Acquired<KeptConnection>> {
+    let idle = options.backend.idle();
+    let acquired = async {
+        loop {
+            let acquired = tokio::select! {
+                biased;
+                // A kept connection cannot be used, but dropping one frees its permit.
+                permit = idle.permit(), if options.needs_own_connection() => Acquired::Permit(permit),
+                acquired = idle.acquire::<KeptConnection>(age) => acquired,
+            };
+            match acquired {
+                Acquired::Idle(connection)
+                    if options.needs_own_connection()
+                        || connection.connector != options.connector.serial() => {}
+                acquired => return acquired,
+            }
+        }
+    };
+    let mut acquired = pin!(acquired);
+    // Most requests do not wait and need no place in the queue.
+    let at_once = poll_fn(|cx| Poll::Ready(acquired.as_mut().poll(cx))).await;
+    match at_once {
+        Poll::Ready(acquired) => Some(acquired),
+        Poll::Pending => {
+            let _pending = options.backend.pending()?;
+            timeout_at(until, acquired).await.ok()
+        }
+    }
+}
+
+/// Opens a connection.
+pub(super) async fn open(
+    options: &SendOptions<'_>,
+    permit: Permit,
+) -> Result<Box<KeptConnection>, ProxyError> {
+    options.backend.make_room();
+    let epoch = options.backend.idle().epoch();
+    let stream = connect(options).await?;
+    Ok(Box::new(KeptConnection::new(stream, options.connector.serial(), epoch, permit)))
+}
+
+/// Connects; waits within the deadline if descriptors or ports are exhausted.
+async fn connect(options: &SendOptions<'_>) -> Result<BackendStream, ConnectError> {
+    let until = Instant::now() + options.connect;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        match options.connector.open(options.backend, options.from, left).await {
+            Err(ConnectError::Exhausted) if left > SHORTAGE_PAUSE => sleep(SHORTAGE_PAUSE).await,
+            outcome => return outcome,
+        }
+    }
+}
+
+impl Lease {
+    /// Backend of the connection.
+    pub(super) fn backend(&self) -> &Arc<Backend> {
+        &self.sample.backend
+    }
+
+    /// The connection's stream.
+    pub(super) fn stream(&mut self) -> &mut BackendStream {
+        &mut self.connection.stream
+    }
+
+    /// The connection.
+    pub(super) fn connection(&mut self) -> &mut KeptConnection {
+        &mut self.connection
+    }
+
+    /// The response has begun: its end is counted.
+    pub(super) fn responds(&self) {
+        self.sample.counted.store(false, Ordering::Relaxed);
+    }
+
+    /// Marks the response as a failure that has already been counted.
+    pub(super) fn failed(&self) {
+        self.sample.take();
+    }
+
+    /// Counts a body that the backend aborted.
+    pub(super) fn aborted(&self, metrics: &Metrics) {
+        if self.sample.take() {
+            shared::note(metrics, &self.sample.backend, true);
+        }
+    }
+
+    /// Returns the stream of a tunnel, which counts as a connection in use.
+    pub(super) fn into_tunnel(self) -> (BackendStream, ConnectionGuard) {
+        (self.connection.into_stream(), self.in_use)
+    }
+
+    /// Closes the connection, and returns the right to use another one.
+    pub(super) fn into_slot(self) -> RequestSlot {
+        RequestSlot { in_flight: self.in_flight, in_use: self.in_use }
+    }
+
+    /// Keeps the connection for the next request. The response was read to its end, and the request was written.
+    pub(super) fn give_back(self) {
+        if let Some(keep) = self.keep {
+            let epoch = self.connection.epoch;
+            self.sample.backend.idle().put_back(self.connection, keep, epoch);
+        }
+    }
+}

@@ -1,0 +1,311 @@
+//! One client connection, request by request, until it ends, becomes a tunnel or is shut down.
+
+use std::{
+    future::{Future, poll_fn},
+    io,
+    net::SocketAddr,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use moorline_http::{BodyLength, HeadLimits, RequestHead, RequestParser};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    task::unconstrained,
+    time::{Instant, timeout, timeout_at},
+};
+
+use super::{
+    client::ClientSide,
+    deliver,
+    handle::{self, TunnelCounts},
+    refusal::RejectedRequest,
+    reply::OwnReply,
+    websocket::ReadyTunnel,
+};
+use crate::{
+    net::{
+        per_address::CountedConnection,
+        stream::{ByteStream as _, ClientStream},
+        tls::TlsInfo,
+    },
+    observe::ListenerMetrics,
+    shared::SharedState,
+    shutdown::ShutdownPhase,
+    snapshot::ListenerSnapshot,
+    stream_log::StreamSinks,
+};
+
+/// How long a client that got an early reply may continue to send: in total, and without a byte.
+const LINGER: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(5));
+
+/// Properties of a client connection that all of its requests share.
+#[derive(Debug)]
+pub(crate) struct ConnectionInfo {
+    /// Address of the peer.
+    pub(crate) peer: SocketAddr,
+    /// Address that the client connected to, if a backend may need it.
+    pub(crate) destination: Option<SocketAddr>,
+    /// TLS properties; `None` on a plain connection.
+    pub(crate) tls_info: Option<Arc<TlsInfo>>,
+    /// Listener that accepted the connection.
+    pub(crate) listener: Arc<ListenerSnapshot>,
+    /// Metrics of that listener.
+    pub(crate) metrics: Arc<ListenerMetrics>,
+    /// RequestSlot among the connections of the peer's address, if those are limited.
+    pub(crate) counted: Option<Arc<CountedConnection>>,
+    /// Records the ends of the streams; makes a shutdown wait for them.
+    pub(crate) sinks: Arc<StreamSinks>,
+    /// A shutdown has begun: end when no request is in progress.
+    pub(crate) draining: AtomicBool,
+}
+
+impl ConnectionInfo {
+    /// Whether the connection may stay open after the current response. The client's next request goes to the process
+    /// that accepts now; closing an idle connection could cross a request.
+    pub(super) fn keeps_connections(&self) -> bool {
+        self.sinks.drain.phase() == ShutdownPhase::Running
+    }
+}
+
+/// What happens to the connection after a request.
+pub(super) enum Flow {
+    /// Serve the next request.
+    Next,
+    /// Close the connection. `lingers`: the client may still be sending.
+    Close { lingers: bool },
+    /// Reset the connection, so that the client does not take a partial response for a complete one.
+    Reset,
+    /// Drop the connection of a client that has left.
+    Drop,
+    /// Turn the connection into a tunnel.
+    Tunnel(Box<ReadyTunnel<TunnelCounts>>),
+}
+
+/// What the wait for a request results in.
+enum Arrived {
+    Request(Box<RequestHead>),
+    /// The connection ends without another request.
+    End,
+    Rejected(RejectedRequest),
+}
+
+/// Serves a connection. Its end depends on the phase of the shutdown: after the next response
+/// (`Handoff`), after the request in flight (`Graceful`), or at once (`Forced`). `refused` reports a
+/// request that is rejected before it is understood.
+pub(crate) async fn serve(
+    proxy: Arc<SharedState>,
+    info: Arc<ConnectionInfo>,
+    stream: ClientStream,
+    refused: impl FnOnce(&SharedState, &ConnectionInfo, &RejectedRequest),
+) {
+    let mut drain = info.sinks.drain.clone();
+    let mut serving = pin!(serve_requests(&proxy, &info, stream, refused));
+    {
+        // Must be woken even if the task has used up its budget.
+        let mut graceful = pin!(unconstrained(drain.graceful()));
+        let mut watched = false;
+        let ended = poll_fn(|cx| {
+            // Polled once, to be woken by the first change of the phase, and always after it.
+            let polls = !watched || info.sinks.drain.phase() != ShutdownPhase::Running;
+            watched = true;
+            if polls && graceful.as_mut().poll(cx).is_ready() {
+                info.draining.store(true, Ordering::Relaxed);
+                return Poll::Ready(false);
+            }
+            serving.as_mut().poll(cx).map(|()| true)
+        });
+        if ended.await {
+            return;
+        }
+    }
+    tokio::select! {
+        biased;
+        () = drain.forced() => {}
+        () = serving => {}
+    }
+}
+
+async fn serve_requests(
+    proxy: &SharedState,
+    info: &ConnectionInfo,
+    stream: ClientStream,
+    refused: impl FnOnce(&SharedState, &ConnectionInfo, &RejectedRequest),
+) {
+    let limits = &info.listener.header;
+    let limits = HeadLimits { size: limits.size, fields: limits.fields };
+    let opened = Instant::now();
+    let mut client = ClientSide::new(stream, opened + info.listener.header_timeout);
+    let mut wait = RequestWait {
+        parser: RequestParser::default(),
+        limits,
+        since: opened,
+        first: true,
+        begun: false,
+    };
+    loop {
+        let request = match poll_fn(|cx| wait.poll_request(cx, info, &mut client)).await {
+            Arrived::Request(request) => request,
+            Arrived::End => return close(client, false).await,
+            Arrived::Rejected(rejected) => {
+                refused(proxy, info, &rejected);
+                return Box::pin(reject(proxy, client, &rejected)).await;
+            }
+        };
+        // Boxed: a connection that waits for requests must not hold the state of one.
+        match Box::pin(handle::handle(proxy, info, &mut client, *request)).await {
+            Flow::Next => wait.next(),
+            Flow::Close { lingers } => return close(client, lingers).await,
+            Flow::Reset => return client.stream.reset_on_drop(),
+            Flow::Drop => return,
+            Flow::Tunnel(ready) => return ready.start(client),
+        }
+    }
+}
+
+/// The wait for the next request.
+struct RequestWait {
+    parser: RequestParser,
+    limits: HeadLimits,
+    /// Start of the wait; of the first byte once the head has begun. The first request counts from the beginning of
+    /// the connection.
+    since: Instant,
+    /// No request was served yet.
+    first: bool,
+    /// A part of the head has arrived.
+    begun: bool,
+}
+
+impl RequestWait {
+    /// Begins the wait for another request.
+    fn next(&mut self) {
+        (self.since, self.first, self.begun) = (Instant::now(), false, false);
+    }
+
+    fn poll_request(
+        &mut self,
+        cx: &mut Context<'_>,
+        info: &ConnectionInfo,
+        client: &mut ClientSide,
+    ) -> Poll<Arrived> {
+        loop {
+            match self.parser.parse(&mut client.input, self.limits) {
+                Ok(Some(request)) => return Poll::Ready(Arrived::Request(Box::new(request))),
+                Ok(None) => {}
+                Err(fault) => {
+                    let rejected = RejectedRequest::invalid(fault, known(client), self.since);
+                    return Poll::Ready(Arrived::Rejected(rejected));
+                }
+            }
+            let begun = client.input.as_ref().is_some_and(|input| !input.is_empty());
+            if begun && !self.begun && !self.first {
+                self.since = Instant::now();
+            }
+            self.begun = begun;
+            match client.poll_input(cx) {
+                Poll::Ready(Ok(true)) => {}
+                Poll::Ready(Ok(false)) if begun => {
+                    let rejected = RejectedRequest::incomplete(known(client), self.since);
+                    return Poll::Ready(Arrived::Rejected(rejected));
+                }
+                Poll::Ready(Err(_)) if begun => {
+                    let rejected = RejectedRequest::reset(known(client), self.since);
+                    return Poll::Ready(Arrived::Rejected(rejected));
+                }
+                Poll::Ready(_) => return Poll::Ready(Arrived::End),
+                Poll::Pending => break,
+            }
+        }
+        if !self.begun && info.draining.load(Ordering::Relaxed) {
+            return Poll::Ready(Arrived::End);
+        }
+        let limit = match self.first || self.begun {
+            true => info.listener.header_timeout,
+            false => info.listener.keep_alive,
+        };
+        ready!(client.timer.poll_until(cx, self.since + limit));
+        Poll::Ready(match self.begun {
+            true => Arrived::Rejected(RejectedRequest::late(known(client), self.since)),
+            false => Arrived::End,
+        })
+    }
+}
+
+/// The bytes of a head that is not complete, or was rejected.
+fn known(client: &ClientSide) -> &[u8] {
+    client.input.as_ref().map_or(&[], |input| input.filled())
+}
+
+/// Answers a rejected request and closes.
+async fn reject(proxy: &SharedState, mut client: ClientSide, rejected: &RejectedRequest) {
+    if rejected.status == 0 {
+        return;
+    }
+    let pages = proxy.snapshot.load().error_pages.clone();
+    let reply = rejected.reply(pages.as_deref());
+    let unread = Answered { is_head: false, keeps: false, unread: true };
+    if let Flow::Close { lingers } = answer(&mut client, reply, unread).await {
+        close(client, lingers).await;
+    }
+}
+
+/// What a reply of the proxy must know of its request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Answered {
+    /// The method is HEAD: the reply has no body.
+    pub(super) is_head: bool,
+    /// The connection may stay open.
+    pub(super) keeps: bool,
+    /// A part of the request was not read.
+    pub(super) unread: bool,
+}
+
+/// Writes a reply of the proxy.
+pub(super) async fn answer(client: &mut ClientSide, reply: OwnReply, request: Answered) -> Flow {
+    let OwnReply { head, body, closes } = reply;
+    let closes = closes || !request.keeps || request.unread || client.has_ended();
+    let mut out = client.output.take().unwrap_or_default();
+    let length = BodyLength::Exactly(body.len() as u64);
+    deliver::write_head(&head, &mut out, length, client.version, closes);
+    if !request.is_head {
+        out.push(&body);
+    }
+    drop(head);
+    let written = async {
+        poll_fn(|cx| out.poll_drain(cx, &mut client.stream)).await?;
+        client.stream.flush().await
+    };
+    if !closes {
+        return if written.await.is_ok() { Flow::Next } else { Flow::Drop };
+    }
+    match timeout(LINGER.1, written).await {
+        Ok(Ok(())) => Flow::Close { lingers: request.unread },
+        Ok(Err(_)) | Err(_) => Flow::Drop,
+    }
+}
+
+/// Closes the connection. Reads from a client that may still be sending until the end of its input: unread
+/// bytes would turn the close into a reset, which overtakes the reply.
+async fn close(mut client: ClientSide, lingers: bool) {
+    let (most, pause) = LINGER;
+    let lingers = lingers || client.input.is_some();
+    let closing = async {
+        let until = Instant::now() + most;
+        let shut = timeout(pause, client.stream.shutdown()).await;
+        shut.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
+        let mut dropped = [0; 4096];
+        while lingers
+            && timeout_at(until, timeout(pause, client.stream.read(&mut dropped))).await??? > 0
+        {
+        }
+        io::Result::Ok(())
+    };
+    // Boxed: the future of a connection that is served for days must not hold this state. Errors are ignored: the
+    // connection ends in any case.
+    let _ = Box::pin(closing).await;
+}

@@ -1,0 +1,215 @@
+//! The response on its way to the client, after its head is known.
+//!
+//! The head leaves together with the part of the body that was read with it. The next piece is read from the
+//! backend when the client has taken the last one. The rest of a request body moves to the backend meanwhile.
+
+use std::{
+    future::poll_fn,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use moorline_http::{
+    BodyFault, BodyForm, BodyLength, BodyRelay, Buffer, ClientConnection, HttpVersion, RelayError,
+    ResponseHead,
+};
+use tokio::time::Instant;
+
+use super::{
+    backend::Lease,
+    client::ClientSide,
+    connection::Flow,
+    exchange::{BackendResponse, read_error},
+    outgoing::Outgoing,
+};
+use crate::{
+    error::{FailureKind, Phase, ProxyError, Side, Termination},
+    stream_log::StreamScope,
+};
+
+/// How a response ends.
+enum Ending {
+    /// The client has the whole response.
+    Complete,
+    /// The client has left.
+    ClientLeft,
+    /// The backend has failed within the body.
+    BackendFailed(FailureKind),
+}
+
+/// How the body of a response reaches a client of this version: its length there, its form, and whether its end
+/// closes the connection.
+fn framing(length: BodyLength, version: HttpVersion) -> (BodyLength, BodyForm, bool) {
+    match (length, version) {
+        (BodyLength::Exactly(_), _) => (length, BodyForm::Unchanged, false),
+        (BodyLength::Chunked, HttpVersion::Http11) => (length, BodyForm::Unchanged, false),
+        (BodyLength::UntilClose, HttpVersion::Http11) => {
+            (BodyLength::Chunked, BodyForm::Chunked, false)
+        }
+        (BodyLength::Chunked, HttpVersion::Http10) => {
+            (BodyLength::UntilClose, BodyForm::Decoded, true)
+        }
+        (BodyLength::UntilClose, HttpVersion::Http10) => {
+            (BodyLength::UntilClose, BodyForm::Unchanged, true)
+        }
+    }
+}
+
+/// A response on its way.
+pub(super) struct Delivery<'a> {
+    client: &'a mut ClientSide,
+    outgoing: &'a mut Outgoing,
+    scope: StreamScope,
+    /// Given back once the whole response has been read.
+    lease: Option<Lease>,
+    download: BodyRelay,
+    /// Bytes that the backend sent behind the response.
+    rest: Option<Buffer>,
+    /// Maximum time without a byte of the backend.
+    pause: Option<Duration>,
+    /// When the last byte moved, and how many had moved then.
+    moved: (Instant, u64),
+    closes: bool,
+}
+
+impl<'a> Delivery<'a> {
+    /// Begins the delivery; `keeps`: the client's connection may stay open.
+    ///
+    /// # Errors
+    /// The beginning of the body is invalid; nothing was sent. Returns the scope for the reply.
+    pub(super) fn begin(
+        client: &'a mut ClientSide,
+        outgoing: &'a mut Outgoing,
+        mut scope: StreamScope,
+        response: BackendResponse,
+        (keeps, pause): (bool, Option<Duration>),
+    ) -> Result<Self, (StreamScope, ProxyError)> {
+        let BackendResponse { head, mut input, lease, .. } = response;
+        let source = head.length();
+        let (length, form, ends) = framing(source, client.version);
+        // After an early response, the rest of the request body must not be read as the next request.
+        let closes = ends || !keeps || !outgoing.has_read_all() || client.has_ended();
+        if let Some(upload) = outgoing.current() {
+            // The backend will not send `100 Continue` any more.
+            upload.open_gate();
+        }
+        let mut first = client.output.take().unwrap_or_default();
+        write_head(&head, &mut first, length, client.version, closes);
+        drop(head);
+        let mut download = BodyRelay::new(source, form, Some(first));
+        if let Err(fault) = download.feed(&mut input, |data| scope.relayed(data)) {
+            let error = ProxyError::new(Side::Backend, Phase::ResponseBody, FailureKind::Malformed);
+            if let Some(metrics) = scope.metrics() {
+                lease.aborted(metrics);
+            }
+            scope.received(outgoing.bytes());
+            return Err((scope, error.with_source(fault)));
+        }
+        let moved = (Instant::now(), 0);
+        let lease = Some(lease);
+        Ok(Self { client, outgoing, scope, lease, download, rest: input, pause, moved, closes })
+    }
+
+    /// Delivers the response and ends its stream.
+    pub(super) async fn run(mut self) -> Flow {
+        let ending = poll_fn(|cx| self.poll(cx)).await;
+        self.release();
+        let Self { outgoing, mut scope, lease, closes, .. } = self;
+        scope.received(outgoing.bytes());
+        match ending {
+            Ending::Complete => {
+                scope.end(Termination::Complete);
+                let lingers = !outgoing.has_read_all();
+                if closes { Flow::Close { lingers } } else { Flow::Next }
+            }
+            Ending::ClientLeft => {
+                scope.client_lost(FailureKind::Incomplete);
+                Flow::Drop
+            }
+            Ending::BackendFailed(kind) => {
+                if let (Some(lease), Some(metrics)) = (lease, scope.metrics()) {
+                    lease.aborted(metrics);
+                }
+                scope.end(Termination::Failed(Side::Backend, Phase::ResponseBody, kind));
+                Flow::Reset
+            }
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ending> {
+        let mut uploading = false;
+        if let (Some(upload), Some(lease)) = (self.outgoing.current(), &mut self.lease) {
+            // A client that breaks off its body here may still want the response.
+            uploading = upload.poll(cx, self.client, lease.stream()).is_pending();
+        }
+        let Self { client, scope, lease, download, rest, .. } = self;
+        let polled = match lease {
+            Some(lease) => {
+                let (reader, writer) = (lease.stream(), &mut client.stream);
+                download.poll(cx, reader, writer, rest, |data| scope.relayed(data))
+            }
+            None => download.poll_end(cx, &mut client.stream).map_err(RelayError::Write),
+        };
+        client.answering |= download.written() > 0;
+        match polled {
+            Poll::Ready(Ok(())) => return Poll::Ready(Ending::Complete),
+            Poll::Ready(Err(RelayError::Write(_))) => return Poll::Ready(Ending::ClientLeft),
+            Poll::Ready(Err(RelayError::Fault(BodyFault::Incomplete))) => {
+                return Poll::Ready(Ending::BackendFailed(FailureKind::Incomplete));
+            }
+            Poll::Ready(Err(RelayError::Fault(_))) => {
+                return Poll::Ready(Ending::BackendFailed(FailureKind::Malformed));
+            }
+            Poll::Ready(Err(RelayError::Read(error))) => {
+                return Poll::Ready(Ending::BackendFailed(read_error(error).kind));
+            }
+            Poll::Pending => {}
+        }
+        self.release();
+        let client = &mut *self.client;
+        if !uploading && client.poll_departure(cx).is_ready() {
+            return Poll::Ready(Ending::ClientLeft);
+        }
+        self.poll_pause(cx)
+    }
+
+    /// Gives the backend's connection back once the whole response has been read: the client may take long for the rest.
+    fn release(&mut self) {
+        if !self.download.has_read_all() {
+            return;
+        }
+        let complete = self.outgoing.current().is_none_or(|upload| upload.is_complete());
+        // A connection with an unread request, or with bytes behind the response, is closed.
+        if complete
+            && let Some(lease) = self.lease.take()
+            && self.rest.is_none()
+        {
+            lease.give_back();
+        }
+    }
+
+    /// Ready if the backend has been silent for too long.
+    fn poll_pause(&mut self, cx: &mut Context<'_>) -> Poll<Ending> {
+        let moved = self.download.moved();
+        if moved != self.moved.1 {
+            self.moved = (Instant::now(), moved);
+        }
+        let waits_for_backend = !self.download.is_blocked() && !self.download.has_read_all();
+        let Some(pause) = self.pause.filter(|_| waits_for_backend) else {
+            return Poll::Pending;
+        };
+        let timed_out = Ending::BackendFailed(FailureKind::TimedOut);
+        self.client.timer.poll_until(cx, self.moved.0 + pause).map(|()| timed_out)
+    }
+}
+
+/// Writes the head of a response for a client of this version.
+pub(super) fn write_head(
+    head: &ResponseHead,
+    out: &mut Buffer,
+    length: BodyLength,
+    version: HttpVersion,
+    closes: bool,
+) {
+    head.write(out, length, ClientConnection { version, closes, upgrade: None });
+}

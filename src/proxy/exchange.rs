@@ -1,0 +1,343 @@
+//! One request to one backend, up to the header of the response.
+//!
+//! [`send_request`] tries once, and repeats only what a backend cannot notice: a kept-alive
+//! connection that turns out to be closed before anything was written is replaced without an error. Every other
+//! failure is returned to the caller, which decides whether to try another backend. The connection is driven by the
+//! task of the request: there is no other task, and no channel.
+
+use std::{
+    future::{Future, poll_fn},
+    io,
+    pin::pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use http::{Method, StatusCode};
+use moorline_http::{Buffer, HeadFault, HeadLimits, ResponseHead, ResponseParser};
+use tokio::time::Instant;
+
+use super::{
+    backend::{self, Lease, RequestSlot, SendOptions, YOUNG},
+    client::ClientSide,
+    upload::Upload,
+};
+use crate::{
+    error::{FailureKind, Phase, ProxyError, Side},
+    net::tls,
+    upstream::{Acquired, Backend, KeptConnection},
+};
+
+/// Responses that a backend sent before it hung may still arrive for this time.
+const LATE: Duration = Duration::from_millis(200);
+
+/// Response of a backend; the body is still to be read.
+#[derive(Debug)]
+pub(super) struct BackendResponse {
+    pub(super) head: ResponseHead,
+    /// Bytes that were read behind the head.
+    pub(super) input: Option<Buffer>,
+    pub(super) lease: Lease,
+    /// Time that connecting took; `None` on a kept-alive connection.
+    pub(super) connected: Option<Duration>,
+}
+
+/// A try that failed without a response.
+#[derive(Debug)]
+pub(super) struct SendError {
+    pub(super) error: ProxyError,
+    /// The connection was a kept-alive one that the backend may have closed meanwhile.
+    pub(super) kept: bool,
+    /// When connecting, or waiting for the response, began.
+    pub(super) began: std::time::Instant,
+    /// The request was sent, but the backend was hung or unreachable and closed the connection as
+    /// idle: the backend did not read the request.
+    pub(super) unread: bool,
+}
+
+impl SendError {
+    /// A failure at this moment.
+    pub(super) fn now(error: ProxyError) -> Self {
+        Self { error, kept: false, began: std::time::Instant::now(), unread: false }
+    }
+}
+
+/// Sends a request to the backend and waits for the header of the response.
+pub(super) async fn send_request(
+    options: &SendOptions<'_>,
+    method: &Method,
+    upload: &mut Upload,
+    client: &mut ClientSide,
+) -> Result<BackendResponse, SendError> {
+    let until = Instant::now() + options.connect;
+    let acquired = while_present(client, RequestSlot::acquire(options, until)).await?;
+    let mut slot = Some(acquired.ok_or_else(saturated)?);
+    let permit = loop {
+        let acquired = while_present(client, backend::acquire(options, until)).await?;
+        let connection = match acquired.ok_or_else(saturated)? {
+            Acquired::Idle(connection) => connection,
+            Acquired::Permit(permit) => break permit,
+        };
+        let Some(taken) = slot.take() else { return Err(saturated()) };
+        let mut lease = taken.lease(options.backend, connection);
+        match Exchange::new(options, method, upload, client, &mut lease).response().await {
+            Ok((head, input)) => return answered(options, head, input, lease, None),
+            // The backend has closed the connection before anything was written.
+            Err(failure) if failure.error.side == Side::Backend && !upload.has_written() => {}
+            Err(failure) => {
+                let kept = lease.connection();
+                let unread = options.once && is_unread(kept, options.backend, &failure.error);
+                return Err(SendError { kept: true, unread, ..failure });
+            }
+        }
+        upload.restart();
+        slot = Some(lease.into_slot());
+    };
+    let started = Instant::now();
+    // Boxed: most requests find a connection.
+    let connection = while_present(client, Box::pin(backend::open(options, permit)))
+        .await?
+        .map_err(|error| SendError { began: started.into_std(), ..SendError::now(error) })?;
+    let connected = started.elapsed();
+    let Some(taken) = slot.take() else { return Err(saturated()) };
+    let mut lease = taken.lease(options.backend, connection);
+    let (head, input) =
+        Exchange::new(options, method, upload, client, &mut lease).response().await?;
+    answered(options, head, input, lease, Some(connected))
+}
+
+/// Runs a step before anything is sent. Fails if the client leaves meanwhile.
+async fn while_present<T>(
+    client: &mut ClientSide,
+    step: impl Future<Output = T>,
+) -> Result<T, SendError> {
+    let mut step = pin!(step);
+    poll_fn(|cx| {
+        if let Poll::Ready(done) = step.as_mut().poll(cx) {
+            return Poll::Ready(Ok(done));
+        }
+        client.poll_departure(cx).map(|kind| {
+            client.has_left = true;
+            Err(SendError::now(ProxyError::new(Side::Client, Phase::Connect, kind)))
+        })
+    })
+    .await
+}
+
+fn saturated() -> SendError {
+    SendError::now(ProxyError::new(Side::Proxy, Phase::Connect, FailureKind::Saturated))
+}
+
+fn answered(
+    options: &SendOptions<'_>,
+    head: ResponseHead,
+    input: Option<Buffer>,
+    mut lease: Lease,
+    connected: Option<Duration>,
+) -> Result<BackendResponse, SendError> {
+    if head.status == StatusCode::SWITCHING_PROTOCOLS && !options.upgrade {
+        let error = ProxyError::new(Side::Backend, Phase::ResponseHeader, FailureKind::BadUpgrade);
+        return Err(SendError::now(error));
+    }
+    let limit = head.keep_alive_timeout();
+    lease.connection().limit = limit;
+    // One second before the backend closes: the request must not cross the FIN.
+    let peer = limit.map(|limit| limit.saturating_sub(Duration::from_secs(1)));
+    let keep = peer.map_or(options.keep, |peer| peer.min(options.keep));
+    let is_kept =
+        !head.closes() && !options.upgrade && options.connector.is_shared() && !keep.is_zero();
+    lease.keep = is_kept.then_some(keep);
+    lease.responds();
+    Ok(BackendResponse { head, input, lease, connected })
+}
+
+/// Whether the backend closed the connection without reading the request that failed on it.
+///
+/// A backend that hangs, or has lost its network, counts the connection as idle meanwhile. It
+/// closes the connection as soon as it recovers, before it reads anything. This is the case if
+/// the connection has outlived the backend's idle timeout since its last response, and the
+/// backend was silent on all connections from the request until now. A server that has read the
+/// request has stopped its idle timer and answers. An unknown timeout proves nothing. A quiet
+/// backend looks like a hung one unless health checks run more often than its idle timeout.
+fn is_unread(connection: &KeptConnection, backend: &Backend, error: &ProxyError) -> bool {
+    if (error.side, error.phase) != (Side::Backend, Phase::ResponseHeader)
+        || !matches!(error.kind, FailureKind::Reset | FailureKind::Incomplete | FailureKind::Io)
+    {
+        return false;
+    }
+    let limit = connection.limit.or_else(|| backend.idle().observed_limit());
+    let Some((limit, answered)) = limit.zip(connection.answered()) else { return false };
+    let now = std::time::Instant::now();
+    // The request was sent within `YOUNG` of the last response.
+    now.saturating_duration_since(answered) >= limit
+        && backend.was_unresponsive(answered + YOUNG + LATE, now)
+}
+
+/// The wait for the response of one backend.
+struct Exchange<'a> {
+    options: &'a SendOptions<'a>,
+    method: &'a Method,
+    upload: &'a mut Upload,
+    client: &'a mut ClientSide,
+    lease: &'a mut Lease,
+    input: Option<Buffer>,
+    parser: ResponseParser,
+    started: Instant,
+    /// An interim response was read since the deadline was last checked.
+    interim: bool,
+}
+
+impl<'a> Exchange<'a> {
+    fn new(
+        options: &'a SendOptions<'a>,
+        method: &'a Method,
+        upload: &'a mut Upload,
+        client: &'a mut ClientSide,
+        lease: &'a mut Lease,
+    ) -> Self {
+        let (input, parser) = (None, ResponseParser::default());
+        let started = Instant::now();
+        let interim = false;
+        Self { options, method, upload, client, lease, input, parser, started, interim }
+    }
+
+    /// Waits for the head of the final response; also returns the bytes behind it.
+    async fn response(mut self) -> Result<(ResponseHead, Option<Buffer>), SendError> {
+        let head = poll_fn(|cx| self.poll_response(cx)).await?;
+        Ok((head, self.input))
+    }
+
+    fn poll_response(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, SendError>> {
+        let stream = self.lease.stream();
+        let uploaded = match self.upload.poll(cx, self.client, stream) {
+            Poll::Ready(Ok(())) => true,
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(SendError::now(error))),
+            Poll::Pending => false,
+        };
+        while self.client.poll_output(cx).is_ready() {
+            match self.poll_head(cx) {
+                Poll::Ready(Ok(Some(head))) => return Poll::Ready(Ok(head)),
+                Poll::Ready(Ok(None)) => self.interim = true,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(SendError::now(error))),
+                Poll::Pending => break,
+            }
+        }
+        if uploaded && let Poll::Ready(kind) = self.client.poll_departure(cx) {
+            self.client.has_left = true;
+            let left = ProxyError::new(Side::Client, Phase::ResponseHeader, kind);
+            return Poll::Ready(Err(SendError::now(left)));
+        }
+        self.poll_deadline(cx)
+    }
+
+    /// Reads until a head is complete; `None` after an interim response.
+    fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Option<ResponseHead>, ProxyError>> {
+        let limits =
+            HeadLimits { size: self.options.limits.size, fields: self.options.limits.fields };
+        loop {
+            match self.parser.parse(&mut self.input, limits, self.method) {
+                Ok(Some(head)) if head.is_interim() => {
+                    if self.relay_interim(head) {
+                        // The body may pass now.
+                        cx.waker().wake_by_ref();
+                    }
+                    return Poll::Ready(Ok(None));
+                }
+                Ok(Some(head)) => return Poll::Ready(Ok(Some(head))),
+                Ok(None) => {}
+                Err(fault) => return Poll::Ready(Err(malformed(fault))),
+            }
+            let mut buffer = self.input.take().unwrap_or_default();
+            if buffer.is_full() {
+                buffer.reserve(buffer.capacity());
+            }
+            let read = buffer.poll_fill(cx, self.lease.stream());
+            let begun = !buffer.is_empty();
+            self.input = begun.then_some(buffer);
+            match read {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(ended(begun))),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(read_error(error))),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    /// Passes an interim response to the client. True if the body was waiting for it.
+    fn relay_interim(&mut self, mut head: ResponseHead) -> bool {
+        head.strip_hop_by_hop();
+        self.client.queue_interim(&head);
+        head.status == StatusCode::CONTINUE && self.upload.open_gate()
+    }
+
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, SendError>> {
+        let over = self.upload.is_over();
+        let last = self.upload.moved_at().max(self.started);
+        let limit = if over { self.options.header } else { Some(self.options.body_idle) };
+        let until = limit.map(|limit| last + limit);
+        let gate = self.upload.gate();
+        let Some(next) = until.into_iter().chain(gate).min() else { return Poll::Pending };
+        // A backend that never stops to send interim responses keeps the task from polling its timer.
+        let late = std::mem::take(&mut self.interim) && Instant::now() >= next;
+        if !late && self.client.timer.poll_until(cx, next).is_pending() {
+            return Poll::Pending;
+        }
+        if gate.is_some_and(|gate| gate <= next) {
+            // The backend ignores `Expect`.
+            self.upload.open_gate();
+            self.client.queue_continue();
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let (side, phase) = match over {
+            // The client does not take interim responses, so the backend is not read.
+            _ if self.client.output.is_some() => (Side::Client, Phase::ResponseHeader),
+            true => (Side::Backend, Phase::ResponseHeader),
+            false if self.upload.waits_for_backend() => (Side::Backend, Phase::RequestBody),
+            false => (Side::Client, Phase::RequestBody),
+        };
+        let error = ProxyError::new(side, phase, FailureKind::TimedOut);
+        Poll::Ready(Err(SendError { began: last.into_std(), ..SendError::now(error) }))
+    }
+}
+
+fn failed(kind: FailureKind) -> ProxyError {
+    ProxyError::new(Side::Backend, Phase::ResponseHeader, kind)
+}
+
+/// The backend has closed its connection before the response, or within its head.
+fn ended(begun: bool) -> ProxyError {
+    let error = failed(FailureKind::Incomplete);
+    if begun {
+        return error.with_source("connection closed before message completed");
+    }
+    error.with_source(
+        "connection closed before message completed; see the backend's log; if it uses TLS on this port, set `tls = true` in the pool",
+    )
+}
+
+fn malformed(fault: HeadFault) -> ProxyError {
+    match fault {
+        HeadFault::TooLarge | HeadFault::TooManyFields => failed(FailureKind::HeaderTooLarge),
+        HeadFault::StatusLine => failed(FailureKind::Malformed).with_source(format!(
+            "{fault} Check that the backend serves HTTP/1.1 on this port; if it uses TLS, set `tls = true` in the pool"
+        )),
+        fault => failed(FailureKind::Malformed).with_source(fault),
+    }
+}
+
+/// Classifies an error of the backend's stream.
+pub(super) fn read_error(error: io::Error) -> ProxyError {
+    let kind = match error.kind() {
+        io::ErrorKind::UnexpectedEof => FailureKind::Incomplete,
+        _ => tls::kind(&error),
+    };
+    match error.get_ref() {
+        // The text of rustls.
+        Some(tls) if tls.is::<rustls::Error>() => failed(kind).with_source(tls.to_string()),
+        _ => failed(kind).with_source(error),
+    }
+}

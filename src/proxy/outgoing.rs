@@ -1,0 +1,303 @@
+//! The request that is sent to backends: prepared once, sent as often as the retry rules allow.
+
+use std::{
+    future::poll_fn,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::Method;
+use moorline_http::{BodyDecoder, BodyLength, Buffer, ChunkedOutput, FieldId, RequestHead};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
+
+use super::{
+    client::ClientSide,
+    upload::{BodyWatch, Upload, body_failure, body_fault},
+};
+use crate::{
+    error::{FailureKind, Phase, ProxyError, Side},
+    sticky::engine_io::CloseScan,
+};
+
+/// Maximum size of a body that is held in memory during an owner search. Socket.IO servers accept 1
+/// MB by default, a third more in base64.
+const MAX_BUFFERED: usize = 4 * 1024 * 1024;
+
+/// A request for a backend.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    pub(super) method: Method,
+    head: OutgoingHead,
+    body: BodySource,
+    /// The request is a WebSocket handshake.
+    upgrade: bool,
+    /// The body waits for `100 Continue`.
+    expects: bool,
+    /// Scans the body for a packet that closes a polling session.
+    scan: Option<CloseScan>,
+    /// Keep a copy of the body while it is sent.
+    copies: bool,
+    /// The current try.
+    upload: Option<Box<Upload>>,
+    /// Bytes of a body in memory, and whether it closed a polling session.
+    buffered: (u64, bool),
+    /// Share of the common memory limit that a buffered body uses.
+    memory: Option<OwnedSemaphorePermit>,
+}
+
+/// The head of the request.
+#[derive(Debug)]
+enum OutgoingHead {
+    /// Not written yet.
+    Parsed(Box<RequestHead>),
+    /// As it was written.
+    Written(Box<[u8]>),
+    /// Written, and not needed again.
+    Sent,
+}
+
+/// Source of a request body.
+#[derive(Debug)]
+enum BodySource {
+    /// In memory; may be empty.
+    Buffered(Bytes),
+    /// Still to be read from the client.
+    Client(BodyLength),
+    /// Being sent to a backend; cannot be repeated.
+    Taken,
+}
+
+impl Outgoing {
+    /// Prepares a request whose fields are those for the backend. `scan` searches the body for a packet that closes a
+    /// polling session.
+    pub(super) fn new(request: RequestHead, upgrade: bool, scan: Option<CloseScan>) -> Self {
+        let expects = request.expects_continue();
+        let body = match request.length() {
+            BodyLength::Exactly(0) => BodySource::Buffered(Bytes::new()),
+            length => BodySource::Client(length),
+        };
+        Self {
+            method: request.method.clone(),
+            head: OutgoingHead::Parsed(Box::new(request)),
+            body,
+            upgrade,
+            expects,
+            scan,
+            copies: false,
+            upload: None,
+            buffered: (0, false),
+            memory: None,
+        }
+    }
+
+    /// Bytes of the body that the client has sent.
+    pub(super) fn bytes(&self) -> u64 {
+        self.buffered.0 + self.upload.as_ref().map_or(0, |upload| upload.bytes())
+    }
+
+    /// Whether the whole request has been read from the client.
+    pub(super) fn has_read_all(&self) -> bool {
+        match &self.body {
+            BodySource::Buffered(_) => true,
+            BodySource::Client(_) => false,
+            BodySource::Taken => self.upload.as_ref().is_some_and(|upload| upload.has_read_all()),
+        }
+    }
+
+    /// Whether the body has closed a polling session.
+    pub(super) fn closes_session(&self) -> bool {
+        self.buffered.1 || self.upload.as_ref().is_some_and(|upload| upload.closes_session())
+    }
+
+    /// Whether a byte of the current try was written.
+    pub(super) fn has_written(&self) -> bool {
+        self.upload.as_ref().is_some_and(|upload| upload.has_written())
+    }
+
+    /// Whether the request may be repeated after a backend may have seen it: the method is
+    /// idempotent (RFC 9110 §9.2.2) and the whole body is in memory.
+    pub(super) fn replayable(&self) -> bool {
+        self.method.is_idempotent() && matches!(self.body, BodySource::Buffered(_))
+    }
+
+    /// Keeps a copy of a small body that is still to be read, for [`again`](Self::again).
+    pub(super) fn keep_copy(&mut self) {
+        self.copies = matches!(self.body, BodySource::Client(_)) && !self.expects;
+    }
+
+    /// Prepares the request to be sent again if no backend has read it; false if its body is not in memory.
+    pub(super) fn again(&mut self) -> bool {
+        if matches!(self.body, BodySource::Taken) {
+            let Some(upload) = &mut self.upload else { return false };
+            let closes = upload.closes_session();
+            let copy = if upload.has_read_all() { upload.watch.copy.take() } else { None };
+            let Some(copy) = copy else { return false };
+            self.upload = None;
+            self.buffered = (copy.len() as u64, closes);
+            self.body = BodySource::Buffered(copy.into());
+        }
+        !matches!(self.head, OutgoingHead::Sent)
+    }
+
+    /// Returns the upload of the next try: the last one if no byte of it was written, otherwise a new one.
+    pub(super) fn upload(&mut self) -> &mut Upload {
+        let unused = self.upload.take().filter(|upload| !upload.has_written());
+        let mut upload = unused.unwrap_or_else(|| Box::new(self.begin()));
+        upload.restart();
+        self.upload.insert(upload)
+    }
+
+    /// Returns the upload of the current try.
+    pub(super) fn current(&mut self) -> Option<&mut Upload> {
+        self.upload.as_deref_mut()
+    }
+
+    fn begin(&mut self) -> Upload {
+        let length = match &self.body {
+            BodySource::Client(length) => *length,
+            BodySource::Buffered(_) | BodySource::Taken => BodyLength::Exactly(0),
+        };
+        let streamed = matches!(self.body, BodySource::Client(_));
+        let copies = self.copies && streamed;
+        let mut first = self.write_head(length, streamed && !copies);
+        match &self.body {
+            BodySource::Buffered(bytes) => first.push(bytes),
+            BodySource::Client(_) => self.body = BodySource::Taken,
+            BodySource::Taken => {}
+        }
+        let scan = self.scan.filter(|_| streamed);
+        let watch = BodyWatch { scan, copy: copies.then(Vec::new) };
+        Upload::new(first, length, watch, self.expects && streamed)
+    }
+
+    /// Writes the head; `last`: it is not needed again.
+    fn write_head(&mut self, length: BodyLength, last: bool) -> Buffer {
+        let request = match std::mem::replace(&mut self.head, OutgoingHead::Sent) {
+            OutgoingHead::Parsed(request) => request,
+            OutgoingHead::Written(bytes) => {
+                let first = Buffer::of(&bytes);
+                self.head = OutgoingHead::Written(bytes);
+                return first;
+            }
+            OutgoingHead::Sent => {
+                debug_assert!(false, "a request that cannot be repeated is sent again");
+                return Buffer::new();
+            }
+        };
+        let length = match &self.body {
+            BodySource::Buffered(bytes) => BodyLength::Exactly(bytes.len() as u64),
+            BodySource::Client(_) | BodySource::Taken => length,
+        };
+        let mut first = Buffer::new();
+        request.write(&mut first, length, self.upgrade.then_some("websocket"));
+        self.head = match length {
+            _ if last => OutgoingHead::Sent,
+            // The body is sent with a length if it is sent again.
+            BodyLength::Chunked => OutgoingHead::Parsed(request),
+            _ => OutgoingHead::Written(first.filled().into()),
+        };
+        first
+    }
+
+    /// Reads the body into memory, so that several backends can be asked; `memory` counts KiB. `pause` is the maximum
+    /// time without a byte.
+    pub(super) async fn buffer(
+        &mut self,
+        client: &mut ClientSide,
+        pause: Duration,
+        memory: &Arc<Semaphore>,
+    ) -> Result<(), ProxyError> {
+        let BodySource::Client(length) = self.body else { return Ok(()) };
+        if self.expects {
+            client.queue_continue();
+        }
+        let mut reader = BodyReader {
+            decoder: BodyDecoder::new(length, ChunkedOutput::Decoded),
+            bytes: Vec::new(),
+            until: Instant::now() + pause,
+            pause,
+        };
+        while !poll_fn(|cx| reader.poll_piece(cx, client)).await? {
+            self.charge(reader.bytes.len(), memory)?;
+        }
+        self.charge(reader.bytes.len(), memory)?;
+        let closes = self.scan.is_some_and(|mut scan| {
+            scan.feed(&reader.bytes);
+            scan.closes()
+        });
+        self.buffered = (reader.bytes.len() as u64, closes);
+        self.body = BodySource::Buffered(reader.bytes.into());
+        // The length is known now; the chunk sizes of the client need not be preserved.
+        self.expects = false;
+        if let OutgoingHead::Parsed(request) = &mut self.head {
+            request.head.remove(FieldId::Expect);
+            if length == BodyLength::Chunked && self.buffered.0 == 0 {
+                request.head.set(FieldId::ContentLength, "0");
+            }
+        }
+        Ok(())
+    }
+
+    /// Charges the memory of a body of this size.
+    fn charge(&mut self, bytes: usize, memory: &Arc<Semaphore>) -> Result<(), ProxyError> {
+        if bytes > MAX_BUFFERED {
+            return Err(body_failure(FailureKind::BodyTooLarge));
+        }
+        let held = self.memory.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let missing = bytes.div_ceil(1024).saturating_sub(held);
+        let missing = u32::try_from(missing).unwrap_or(u32::MAX);
+        let share = Arc::clone(memory).try_acquire_many_owned(missing).map_err(|_| {
+            ProxyError::new(Side::Proxy, Phase::RequestBody, FailureKind::Saturated)
+        })?;
+        match &mut self.memory {
+            Some(held) => held.merge(share),
+            None => self.memory = Some(share),
+        }
+        Ok(())
+    }
+}
+
+/// Reads a body into memory.
+struct BodyReader {
+    decoder: BodyDecoder,
+    bytes: Vec<u8>,
+    until: Instant,
+    pause: Duration,
+}
+
+impl BodyReader {
+    /// Reads one piece; true at the end of the body.
+    fn poll_piece(
+        &mut self,
+        cx: &mut Context<'_>,
+        client: &mut ClientSide,
+    ) -> Poll<Result<bool, ProxyError>> {
+        let _ = client.poll_output(cx);
+        if client.input.is_none() {
+            match client.poll_input(cx) {
+                Poll::Ready(Ok(true)) => self.until = Instant::now() + self.pause,
+                Poll::Ready(Ok(false)) => {
+                    return Poll::Ready(Err(body_failure(FailureKind::Incomplete)));
+                }
+                Poll::Ready(Err(source)) => {
+                    return Poll::Ready(Err(body_failure(FailureKind::Reset).with_source(source)));
+                }
+                Poll::Pending => {
+                    ready!(client.timer.poll_until(cx, self.until));
+                    return Poll::Ready(Err(body_failure(FailureKind::TimedOut)));
+                }
+            }
+        }
+        let Some(mut piece) = client.input.take() else { return Poll::Ready(Ok(false)) };
+        let bytes = &mut self.bytes;
+        let decoded = self.decoder.decode(piece.filled_mut(), |run| bytes.extend_from_slice(run));
+        let consumed = decoded.map_err(body_fault)?.consumed;
+        client.input = piece.split_off(consumed);
+        Poll::Ready(Ok(self.decoder.is_ended()))
+    }
+}

@@ -1,0 +1,403 @@
+//! Error replies; the only place that creates them.
+//!
+//! A reply describes the failure in one sentence and contains the request id, under which the log
+//! has the details. It contains no address and no backend name. Replies to cross-origin requests of
+//! a browser carry CORS fields; without them the page would see an opaque network error.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use moorline_http::{FieldId, Head, HeadFault, RequestHead, ResponseHead};
+
+use super::{
+    error_body::{ErrorFormat, ErrorText},
+    forwarding::RequestId,
+};
+use crate::{
+    config::{ErrorPages, Redirect},
+    error::{FailureKind, Phase, ProxyError, Side},
+    sticky::engine_io::{self, UNKNOWN_SID},
+    stream_log::StreamScope,
+};
+
+/// Seconds until a client should retry while a whole pool is unavailable: health checks take about
+/// as long to detect that a backend is back.
+const RETRY_AFTER_SECONDS: u32 = 2;
+
+/// OwnReply to a plain-text request on a TLS port, whatever it asks for.
+pub(crate) const PLAIN_ON_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
+    Content-Type: text/plain; charset=utf-8\r\n\
+    Content-Length: 34\r\n\
+    Cache-Control: no-store\r\n\
+    Connection: close\r\n\r\n\
+    This port uses TLS; use https://.\n";
+
+/// OwnReply to a connection from an address that has reached its connection limit.
+pub(crate) const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
+    Content-Type: text/plain; charset=utf-8\r\n\
+    Content-Length: 49\r\n\
+    Cache-Control: no-store\r\n\
+    Retry-After: 5\r\n\
+    Connection: close\r\n\r\n\
+    Too many connections from your address are open.\n";
+
+/// A reply of the proxy itself.
+#[derive(Debug)]
+pub(super) struct OwnReply {
+    /// Status and fields. `Content-Length` is present only if the body is empty; otherwise it is added when the head
+    /// is written.
+    pub(super) head: ResponseHead,
+    pub(super) body: Bytes,
+    /// Whether the connection closes after the reply.
+    pub(super) closes: bool,
+}
+
+impl OwnReply {
+    /// Creates a reply without fields, after which the connection stays open.
+    fn new(status: StatusCode, body: impl Into<Bytes>) -> Self {
+        Self { head: ResponseHead::new(status), body: body.into(), closes: false }
+    }
+
+    /// Announces that there is no body, if there is none.
+    fn sized(mut self) -> Self {
+        if self.body.is_empty() {
+            self.fields().set(FieldId::ContentLength, "0");
+        }
+        self
+    }
+
+    fn fields(&mut self) -> &mut Head {
+        &mut self.head.head
+    }
+}
+
+/// Properties of a request that determine its error reply.
+#[derive(Debug)]
+pub(super) struct ReplyContext {
+    /// Origin of the page, for requests of a browser.
+    origin: Option<Box<[u8]>>,
+    /// Set if the request is the preflight of an Engine.IO request.
+    preflight: Option<Box<Preflight>>,
+    id: RequestId,
+    /// The format that the client understands.
+    format: ErrorFormat,
+    /// Custom error pages.
+    pages: Option<Arc<ErrorPages>>,
+}
+
+/// What a browser asks for before a cross-origin request.
+#[derive(Debug)]
+struct Preflight {
+    method: Box<[u8]>,
+    headers: Option<Box<[u8]>>,
+}
+
+impl ReplyContext {
+    /// Creates the context for a request.
+    pub(super) fn of(
+        request: &RequestHead,
+        id: RequestId,
+        pages: Option<&Arc<ErrorPages>>,
+    ) -> Self {
+        let head = &request.head;
+        let preflight = || {
+            engine_io::query(request.query()?)?;
+            let method = head.get(FieldId::AccessControlRequestMethod)?.into();
+            let headers = head.get(FieldId::AccessControlRequestHeaders).map(Box::from);
+            Some(Box::new(Preflight { method, headers }))
+        };
+        Self {
+            origin: head.get(FieldId::Origin).map(Box::from),
+            preflight: if request.method == Method::OPTIONS { preflight() } else { None },
+            id,
+            format: ErrorFormat::of(request),
+            pages: pages.cloned(),
+        }
+    }
+
+    /// Returns the id of the request.
+    pub(super) fn id(&self) -> &RequestId {
+        &self.id
+    }
+
+    /// Uses the error pages of the request's route.
+    pub(super) fn use_pages(&mut self, pages: Option<&Arc<ErrorPages>>) {
+        self.pages = pages.cloned();
+    }
+
+    /// Allows the page to read the reply, unless the backend has set CORS fields.
+    pub(super) fn allow_origin(&self, head: &mut Head) {
+        if let Some(origin) = &self.origin
+            && !head.has(FieldId::AccessControlAllowOrigin)
+        {
+            head.append(FieldId::AccessControlAllowOrigin, origin);
+            head.set(FieldId::AccessControlAllowCredentials, "true");
+            head.append(FieldId::Vary, "Origin");
+        }
+    }
+}
+
+/// Replies to a preflight that no backend can answer. Browsers show a page nothing about a failed
+/// preflight, so the preflight is allowed once. The request itself then gets a reply that the page
+/// can read. This is limited to preflights of Engine.IO requests: without a session from a backend,
+/// such requests do no harm.
+fn allow(preflight: &Preflight, context: &ReplyContext) -> OwnReply {
+    let mut reply = OwnReply::new(StatusCode::NO_CONTENT, Bytes::new());
+    let head = reply.fields();
+    head.set(FieldId::AccessControlAllowMethods, &preflight.method);
+    if let Some(headers) = &preflight.headers {
+        head.set(FieldId::AccessControlAllowHeaders, headers);
+    }
+    head.set(FieldId::AccessControlMaxAge, "0");
+    head.set(FieldId::CacheControl, "no-store");
+    head.set(FieldId::XRequestId, context.id.as_str());
+    context.allow_origin(head);
+    reply
+}
+
+/// Creates the reply to a failed request.
+pub(super) fn error(error: &ProxyError, context: &ReplyContext) -> OwnReply {
+    if let Some(preflight) = context.preflight.as_ref().filter(|_| error.side != Side::Client) {
+        return allow(preflight, context);
+    }
+    let status = status(error);
+    let mut reply = match error.kind {
+        FailureKind::SessionGone => {
+            let mut reply = OwnReply::new(status, UNKNOWN_SID);
+            reply.fields().set(FieldId::ContentType, "application/json");
+            reply
+        }
+        _ => {
+            let text = ErrorText { status, message: sentence(error), id: context.id.as_str() };
+            described(text, context.format, context.pages.as_deref())
+        }
+    };
+    let head = reply.fields();
+    match error.kind {
+        FailureKind::MethodNotAllowed => {
+            head.set(FieldId::Allow, "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+        }
+        FailureKind::UpgradeRequired => {
+            head.set(FieldId::SecWebSocketVersion, "13");
+            head.set(FieldId::Connection, "Upgrade");
+            head.set(FieldId::Upgrade, "websocket");
+        }
+        FailureKind::NoBackend
+        | FailureKind::Saturated
+        | FailureKind::TooMany
+        | FailureKind::NotAdmitted
+        | FailureKind::Exhausted => {
+            let seconds = error.retry_after.unwrap_or(RETRY_AFTER_SECONDS);
+            head.set_fmt(FieldId::RetryAfter, format_args!("{seconds}"));
+        }
+        _ => {}
+    }
+    // The request was not read to its end, so its connection cannot be reused.
+    let closes = error.side == Side::Client && error.kind != FailureKind::UpgradeRequired;
+    head.set(FieldId::CacheControl, "no-store");
+    head.set(FieldId::XRequestId, context.id.as_str());
+    context.allow_origin(head);
+    OwnReply { closes, ..reply }.sized()
+}
+
+/// Creates a reply that describes an error in this format.
+fn described(text: ErrorText<'_>, format: ErrorFormat, pages: Option<&ErrorPages>) -> OwnReply {
+    let mut reply = OwnReply::new(text.status, Bytes::new());
+    reply.body = format.body(text, pages, reply.fields());
+    reply
+}
+
+/// Ends a failed request: closes its scope and returns the reply.
+pub(super) fn refuse(
+    mut scope: StreamScope,
+    error: &ProxyError,
+    context: &ReplyContext,
+) -> OwnReply {
+    let reply = self::error(error, context);
+    scope.record().status = reply.head.status.as_u16();
+    scope.sent(reply.body.len() as u64);
+    scope.fail(error);
+    reply
+}
+
+/// Creates the reply to a request that could not be parsed. `head`: the known part of its head.
+pub(super) fn unparsed(
+    error: &ProxyError,
+    sentence: &str,
+    id: &RequestId,
+    head: &[u8],
+    pages: Option<&ErrorPages>,
+) -> OwnReply {
+    let text = ErrorText { status: status(error), message: sentence, id: id.as_str() };
+    let mut reply = described(text, ErrorFormat::of_unparsed(head), pages);
+    reply.fields().set(FieldId::CacheControl, "no-store");
+    reply.fields().set(FieldId::XRequestId, id.as_str());
+    OwnReply { closes: true, ..reply }.sized()
+}
+
+/// Creates the reply of a redirecting listener; `path` is path and query, as sent.
+pub(super) fn redirect(to: Redirect, host: &str, path: &str) -> OwnReply {
+    let Redirect::Https { port } = to;
+    let mut reply = OwnReply::new(StatusCode::PERMANENT_REDIRECT, Bytes::new());
+    // Host and path have been validated.
+    let head = reply.fields();
+    match port {
+        Some(port) if port != 443 => {
+            head.set_fmt(FieldId::Location, format_args!("https://{host}:{port}{path}"));
+        }
+        _ => head.set_fmt(FieldId::Location, format_args!("https://{host}{path}")),
+    }
+    reply.sized()
+}
+
+/// Creates the response to an ACME server that validates a name (RFC 8555 §8.3).
+pub(super) fn challenge(answer: Bytes) -> OwnReply {
+    let mut reply = OwnReply::new(StatusCode::OK, answer);
+    reply.fields().set(FieldId::ContentType, "application/octet-stream");
+    reply.sized()
+}
+
+/// Creates the failure of a request whose head violates the rules.
+pub(crate) fn invalid_head(fault: HeadFault) -> ProxyError {
+    let kind = match fault {
+        HeadFault::TooLarge | HeadFault::TooManyFields => FailureKind::HeaderTooLarge,
+        HeadFault::TargetTooLong => FailureKind::TargetTooLong,
+        HeadFault::Version | HeadFault::Http2Preface => FailureKind::UnsupportedVersion,
+        HeadFault::Coding => FailureKind::UnsupportedCoding,
+        _ => FailureKind::Malformed,
+    };
+    ProxyError::new(Side::Client, Phase::Request, kind).with_source(fault.sentence())
+}
+
+/// Status of the reply to a failed request.
+pub(crate) fn status(error: &ProxyError) -> StatusCode {
+    match error.kind {
+        FailureKind::BadRequest(_) | FailureKind::SessionGone => StatusCode::BAD_REQUEST,
+        FailureKind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+        FailureKind::UpgradeRequired => StatusCode::UPGRADE_REQUIRED,
+        FailureKind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        FailureKind::HeaderTooLarge if error.side == Side::Client => {
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+        }
+        FailureKind::TargetTooLong => StatusCode::URI_TOO_LONG,
+        FailureKind::UnsupportedVersion => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+        FailureKind::UnsupportedCoding => StatusCode::NOT_IMPLEMENTED,
+        FailureKind::NoRoute => StatusCode::NOT_FOUND,
+        FailureKind::Misdirected => StatusCode::MISDIRECTED_REQUEST,
+        FailureKind::Loop => StatusCode::LOOP_DETECTED,
+        FailureKind::NoBackend
+        | FailureKind::Saturated
+        | FailureKind::TooMany
+        | FailureKind::NotAdmitted
+        | FailureKind::Exhausted => StatusCode::SERVICE_UNAVAILABLE,
+        FailureKind::TimedOut if error.side == Side::Client => StatusCode::REQUEST_TIMEOUT,
+        FailureKind::TimedOut => StatusCode::GATEWAY_TIMEOUT,
+        FailureKind::Incomplete | FailureKind::Reset | FailureKind::Malformed
+            if error.side == Side::Client =>
+        {
+            StatusCode::BAD_REQUEST
+        }
+        FailureKind::Refused
+        | FailureKind::Reset
+        | FailureKind::Incomplete
+        | FailureKind::Malformed
+        | FailureKind::HeaderTooLarge
+        | FailureKind::BadUpgrade
+        | FailureKind::Untrusted
+        | FailureKind::Missing
+        | FailureKind::NotTls
+        | FailureKind::UnknownName
+        | FailureKind::CertificateExpired
+        | FailureKind::CertificateName
+        | FailureKind::CertificateUntrusted
+        | FailureKind::CertificateRevoked
+        | FailureKind::CertificateMissing
+        | FailureKind::CertificateInvalid
+        | FailureKind::Alert
+        | FailureKind::Io => StatusCode::BAD_GATEWAY,
+    }
+}
+
+/// Sentence of the reply that describes the failure.
+pub(crate) fn sentence(error: &ProxyError) -> &'static str {
+    match (error.kind, error.phase) {
+        (FailureKind::BadRequest(sentence), _) => sentence,
+        (FailureKind::MethodNotAllowed, _) => "This method is not supported.",
+        (FailureKind::UpgradeRequired, _) => "Only WebSocket version 13 is supported.",
+        (FailureKind::BodyTooLarge, _) => {
+            "The request body is too large to search for the backend of an unknown session."
+        }
+        (FailureKind::HeaderTooLarge, _) if error.side == Side::Backend => {
+            "The header of the backend's response is too large or has too many fields."
+        }
+        (FailureKind::HeaderTooLarge, _) => {
+            "The request header is too large or has too many fields."
+        }
+        (FailureKind::TargetTooLong, _) => "The request target is too long.",
+        (FailureKind::UnsupportedVersion, _) => "Only HTTP/1.1 and HTTP/1.0 are supported.",
+        (FailureKind::UnsupportedCoding, _) => "Only the chunked transfer coding is supported.",
+        (FailureKind::Misdirected, _) => {
+            "This host is not served over this connection; open one for it."
+        }
+        (FailureKind::Loop, _) => {
+            "The request leads back to this proxy: a backend of its pool is the proxy itself."
+        }
+        (FailureKind::NoRoute, _) => "No route covers this host and path.",
+        (FailureKind::NoBackend, _) => "No backend is available.",
+        (FailureKind::SessionGone, _) => UNKNOWN_SID,
+        (FailureKind::Saturated, Phase::RequestBody) => {
+            "Too many request bodies wait for the search for the backends of their sessions."
+        }
+        (FailureKind::Saturated, _) => "Every connection to the backend is in use.",
+        (FailureKind::TooMany, _) => "Too many connections from your address are open.",
+        (FailureKind::NotAdmitted, _) => "Too many new sessions at once; try again in a moment.",
+        (FailureKind::Exhausted, _) => {
+            "The proxy has no free port or file descriptor for a connection to the backend."
+        }
+        (FailureKind::Refused, _) => "The backend refused the connection.",
+        (FailureKind::TimedOut, Phase::Connect | Phase::Handshake) => {
+            "The connection to the backend timed out."
+        }
+        (FailureKind::TimedOut, Phase::Request) => "The request header did not arrive in time.",
+        (FailureKind::TimedOut, Phase::RequestBody) if error.side == Side::Backend => {
+            "The backend did not read the request body in time."
+        }
+        (FailureKind::TimedOut, Phase::RequestBody) => "The request body did not arrive in time.",
+        (FailureKind::TimedOut, _) => "The backend did not answer in time.",
+        (FailureKind::Incomplete | FailureKind::Reset, _) if error.side == Side::Client => {
+            "The request body is incomplete."
+        }
+        (FailureKind::Reset, _) => "The backend reset the connection before it answered.",
+        (FailureKind::Incomplete, _) => "The backend closed the connection before it answered.",
+        (FailureKind::Malformed | FailureKind::UnknownName, Phase::Handshake) => {
+            "The TLS handshake with the backend failed."
+        }
+        (FailureKind::Malformed, _) => {
+            "The backend's response is not valid HTTP. If the backend uses TLS, set `tls = true` in its pool."
+        }
+        (FailureKind::BadUpgrade, _) => "The backend's response to the upgrade is not valid.",
+        (
+            FailureKind::CertificateExpired
+            | FailureKind::CertificateName
+            | FailureKind::CertificateUntrusted
+            | FailureKind::CertificateRevoked
+            | FailureKind::CertificateMissing
+            | FailureKind::CertificateInvalid,
+            _,
+        ) => "The backend's certificate is not valid.",
+        (FailureKind::NotTls | FailureKind::Alert, _) => {
+            "The TLS handshake with the backend failed."
+        }
+        (
+            FailureKind::Untrusted
+            | FailureKind::Missing
+            | FailureKind::UnknownName
+            | FailureKind::Io,
+            _,
+        ) => "The backend could not be reached.",
+    }
+}
+
+#[cfg(test)]
+mod tests;
