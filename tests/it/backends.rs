@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    response::assert_bad_response,
+    response::assert_bad_responses,
     support::{
         Backend, End, Message, Node, Proxy, Raw, backend, message,
         node::{handshake, poll_target},
@@ -213,7 +213,7 @@ async fn fault_083_reset_within_the_body_for_an_old_client() {
 
 #[tokio::test]
 async fn fault_084_garbage() {
-    for answer in [
+    let answers = [
         "\0\u{1}\u{2}garbage\r\n\r\nsecret",
         "220 mail.test ESMTP secret\r\n\r\n",
         "SSH-2.0-secret\r\n\r\n",
@@ -223,20 +223,25 @@ async fn fault_084_garbage() {
         "HTTP/1.1 099 OK\r\nContent-Length: 6\r\n\r\nsecret",
         "GET / HTTP/1.1\r\nHost: secret\r\n\r\n",
         "secret\r\n\r\n\r\n\r\n",
-    ] {
-        assert_bad_response(message::get("/", ""), answer.to_owned()).await;
-        assert_bad_response(message::post("/", "", "body"), answer.to_owned()).await;
-    }
+        "<html>secret</html>",
+        "ICY 200 OK\r\n\r\nsecret",
+        "HTTP/2.0 200 OK\r\nContent-Length: 6\r\n\r\nsecret",
+        "HTTP/0.9 200 OK\r\nContent-Length: 6\r\n\r\nsecret",
+        "HTTP/1.1 2000 OK\r\nContent-Length: 6\r\n\r\nsecret",
+        "HTTP/1.1  200 OK\r\nContent-Length: 6\r\n\r\nsecret",
+        "http/1.1 200 OK\r\nContent-Length: 6\r\n\r\nsecret",
+    ];
+    let requests = [message::get("/", ""), message::post("/", "", "body")];
+    let cases = answers.map(|answer| requests.clone().map(|request| (request, answer.to_owned())));
+    assert_bad_responses(cases.into_iter().flatten()).await;
 }
 
 #[tokio::test]
 async fn fault_084_oversize_header() {
     let many: String = (0..5000).map(|n| format!("X-{n}: secret\r\n")).collect();
     let long = format!("X-Long: {}\r\n", "secret".repeat(200_000));
-    for fields in [many, long] {
-        let answer = format!("HTTP/1.1 200 OK\r\n{fields}Content-Length: 6\r\n\r\nsecret");
-        assert_bad_response(message::get("/", ""), answer).await;
-    }
+    let answer = |fields| format!("HTTP/1.1 200 OK\r\n{fields}Content-Length: 6\r\n\r\nsecret");
+    assert_bad_responses([many, long].map(|fields| (message::get("/", ""), answer(fields)))).await;
 }
 
 /// Answers the first request of a connection; resets the connection at the second request.

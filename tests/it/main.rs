@@ -69,6 +69,8 @@ mod fault_table;
 #[cfg(test)]
 mod forwarded;
 #[cfg(test)]
+mod framing;
+#[cfg(test)]
 mod fuzz_seeds;
 #[cfg(test)]
 mod handed_over;

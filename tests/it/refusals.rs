@@ -111,25 +111,6 @@ async fn fault_132_a_rejection_follows_the_responses_to_earlier_requests() {
 }
 
 #[tokio::test]
-async fn fault_137_ambiguous_lengths_and_codings_of_a_request() {
-    let backend = Backend::replying("ok").await;
-    let proxy = Proxy::for_backends(&[backend.address]).await;
-    for (fields, status) in [
-        ("Transfer-Encoding: gzip, chunked\r\n", 501),
-        ("Transfer-Encoding: x\r\nTransfer-Encoding: chunked\r\n", 501),
-        ("Transfer-Encoding: chunked, chunked\r\n", 400),
-        ("Content-Length: 9007199254740993\r\n", 400),
-    ] {
-        let request = format!("POST / HTTP/1.1\r\nHost: app.test\r\n{fields}\r\n0\r\n\r\n");
-        assert_eq!(Raw::ask(proxy.web(), request).await.status(), status, "{fields}");
-        proxy.wait_for_log(fields, |line| line["status"] == status).await;
-    }
-    backend.assert_untouched();
-    drop(backend);
-    proxy.finish().await;
-}
-
-#[tokio::test]
 async fn header_limits_of_a_listener_are_settable() {
     let backend = Backend::replying("ok").await;
     let proxy = Proxy::with(|settings| {

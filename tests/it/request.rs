@@ -3,7 +3,7 @@
 use crate::support::{Backend, Message, Proxy, Raw, backend, eventually, message};
 
 /// Sends `request` on a new connection, and expects one of `statuses`, then a close.
-async fn assert_refused(proxy: &Proxy, request: impl AsRef<[u8]>, statuses: &[u16]) {
+pub(crate) async fn assert_refused(proxy: &Proxy, request: impl AsRef<[u8]>, statuses: &[u16]) {
     let mut client = Raw::connect(proxy.web()).await;
     // A large request may be rejected before all of it has been read.
     client.try_send(&request).await;
@@ -15,7 +15,7 @@ async fn assert_refused(proxy: &Proxy, request: impl AsRef<[u8]>, statuses: &[u1
 }
 
 /// Sends a valid request, which must be the only one that the backend has seen.
-async fn assert_only_a_valid_request_passes(proxy: &Proxy, backend: &Backend) {
+pub(crate) async fn assert_only_a_valid_request_passes(proxy: &Proxy, backend: &Backend) {
     backend.assert_untouched();
     let reply = Raw::ask(proxy.web(), message::get("/marker", "")).await;
     assert_eq!(reply.status(), 200);
@@ -406,17 +406,5 @@ async fn fault_029_paths_that_normalize_to_other_paths() {
     assert_eq!(Raw::ask(proxy.web(), message::get("/admin/x", "")).await.text(), "admin");
     assert_eq!(Raw::ask(proxy.web(), message::get("/administrator", "")).await.text(), "public");
     drop((public, admin));
-    proxy.finish().await;
-}
-
-#[tokio::test]
-async fn a_malformed_request_is_answered_and_logged() {
-    let backend = Backend::replying("ok").await;
-    let proxy = Proxy::for_backends(&[backend.address]).await;
-    let reply = Raw::ask(proxy.web(), "GET / HTTP/1.1\r\n : nameless\r\n\r\n").await;
-    assert_eq!(reply.status(), 400);
-    proxy.wait_for_log("a line", |line| line["termination"] == "client_request_malformed").await;
-    assert_eq!(backend.connections(), 0);
-    drop(backend);
     proxy.finish().await;
 }

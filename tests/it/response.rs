@@ -10,36 +10,37 @@ use crate::support::{
     within,
 };
 
-/// The client gets 502 and none of the backend's bytes; the backend's connection is discarded, and
-/// the next request goes through on a new one.
-pub(crate) async fn assert_bad_response(request: Vec<u8>, answer: String) {
-    let backend = Backend::start(backend::script(move |peer| {
-        let answer = answer.clone();
-        async move {
-            while let Some(request) = peer.head().await {
-                match request.target() {
-                    "/next" => peer.send(message::ok("next")).await,
-                    _ => peer.send(&answer).await,
-                }
-            }
-        }
-    }))
-    .await;
+/// For each request and its answer: the client gets 502 and none of the backend's bytes, and the backend's connection
+/// is discarded. Afterwards, a request goes through on a new connection.
+pub(crate) async fn assert_bad_responses(cases: impl IntoIterator<Item = (Vec<u8>, String)>) {
+    let backend = Backend::manual().await;
     let proxy = Proxy::for_backends(&[backend.address]).await;
+    for (request, answer) in cases {
+        let index = backend.connections();
+        let mut client = Raw::connect(proxy.web()).await;
+        client.send(&request).await;
+        let peer = backend.peer(index).await;
+        peer.head().await.unwrap();
+        peer.send(&answer).await;
+        let reply = client.response().await;
+        assert_eq!(reply.status(), 502, "{answer:?}");
+        assert!(!reply.text().contains("secret"), "{}", reply.text());
+        backend.ended(index).await;
+        client.try_send(EARLY).await;
+        client.finish().await;
+        let (rest, _) = client.rest().await;
+        assert!(message::find(&rest, b"secret").is_none(), "{}", String::from_utf8_lossy(&rest));
+        assert_eq!(backend.connections(), index + 1, "{answer:?}: the request was repeated");
+    }
+    let index = backend.connections();
     let mut client = Raw::connect(proxy.web()).await;
-    client.send(&request).await;
-    let reply = client.response().await;
-    assert_eq!(reply.status(), 502);
-    assert!(!reply.text().contains("secret"), "{}", reply.text());
-    backend.ended(0).await;
-    client.try_send(EARLY).await;
-    client.finish().await;
-    let (rest, _) = client.rest().await;
-    assert!(message::find(&rest, b"secret").is_none(), "{}", String::from_utf8_lossy(&rest));
-    assert_eq!(Raw::ask(proxy.web(), message::get("/next", "")).await.text(), "next");
-    assert_eq!(backend.connections(), 2);
+    client.send(message::get("/next", "")).await;
+    let peer = backend.peer(index).await;
+    peer.request().await.unwrap();
+    peer.send(message::ok("next")).await;
+    assert_eq!(client.response().await.text(), "next");
     assert!(!backend.saw("early"));
-    drop(backend);
+    drop((client, peer, backend));
     proxy.finish().await;
 }
 
@@ -87,7 +88,7 @@ async fn fault_038_endless_interim_responses() {
 
 #[tokio::test]
 async fn fault_039_control_characters_in_a_response_header() {
-    for field in [
+    let fields = [
         "X-A: b\rX-Evil: secret",
         "X-A: b\r X-Evil: secret",
         "X-A: b\0secret",
@@ -97,10 +98,14 @@ async fn fault_039_control_characters_in_a_response_header() {
         "X-A : secret",
         ": secret",
         "no colon, secret",
-    ] {
-        let answer = format!("HTTP/1.1 200 OK\r\n{field}\r\nContent-Length: 6\r\n\r\nsecret");
-        assert_bad_response(message::get("/", ""), answer).await;
-    }
+    ];
+    assert_bad_responses(fields.map(with_field)).await;
+}
+
+/// A request, and a response with this field and a length.
+fn with_field(field: &str) -> (Vec<u8>, String) {
+    let answer = format!("HTTP/1.1 200 OK\r\n{field}\r\nContent-Length: 6\r\n\r\nsecret");
+    (message::get("/", ""), answer)
 }
 
 #[tokio::test]
@@ -128,7 +133,7 @@ async fn fault_040_length_and_chunked_in_a_response() {
 
 #[tokio::test]
 async fn fault_040_bad_length_in_a_response() {
-    for length in [
+    let lengths = [
         "+6",
         "-6",
         "0x6",
@@ -138,10 +143,9 @@ async fn fault_040_bad_length_in_a_response() {
         "",
         "6\r\nContent-Length: 7",
         "99999999999999999999999",
-    ] {
-        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\nsecret");
-        assert_bad_response(message::get("/", ""), answer).await;
-    }
+    ];
+    let answer = |length| format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\nsecret");
+    assert_bad_responses(lengths.map(|length| (message::get("/", ""), answer(length)))).await;
 }
 
 /// Bytes after a complete response are neither part of it nor another response.
@@ -279,7 +283,7 @@ async fn fault_042_connection_of_a_response_removes_named_fields() {
 
 #[tokio::test]
 async fn fault_137_ambiguous_lengths_and_codings_of_a_response() {
-    for fields in [
+    let fields = [
         "Transfer-Encoding: identity\r\nContent-Length: 6",
         "Transfer-Encoding: identity",
         "Transfer-Encoding: gzip, chunked",
@@ -287,10 +291,9 @@ async fn fault_137_ambiguous_lengths_and_codings_of_a_response() {
         "Content-Length: 6, 6",
         "Content-Length: 6\r\nContent-Length: 6",
         "Content-Length: 9007199254740993",
-    ] {
-        let answer = format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\nsecret");
-        assert_bad_response(message::get("/", ""), answer).await;
-    }
+    ];
+    let answer = |fields| format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\nsecret");
+    assert_bad_responses(fields.map(|fields| (message::get("/", ""), answer(fields)))).await;
 }
 
 /// Creates a response with a number of fields of a given size.

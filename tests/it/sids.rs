@@ -224,6 +224,50 @@ async fn fault_100_owner_search_asks_one_backend_after_the_other() {
 }
 
 #[tokio::test]
+async fn an_owner_search_gives_back_no_connection_with_an_unread_body() {
+    let pair = Pair::with(|settings| {
+        settings.pool("reuse", "{ idle_timeout = \"1h\" }");
+    })
+    .await;
+    let ended = || {
+        let nodes = [&pair.a.backend, &pair.b.backend];
+        let ended =
+            |node: &&Backend| (0..node.connections()).filter(|n| node.end(*n).is_some()).count();
+        nodes.iter().map(ended).sum::<usize>()
+    };
+    let mut client = pair.client().await;
+    for round in 1..=3 {
+        let reply = poll(&mut client, &format!("invented-{round}"), "t", "").await;
+        assert_eq!(reply.status(), 400);
+        // The second node's response was read to its end; that of the first only as far as the search needs it.
+        eventually("the end of the first node's connection", || ended() >= round).await;
+        assert_eq!(ended(), round, "the connection of the relayed response was closed, too");
+    }
+    drop(client);
+    pair.finish().await;
+}
+
+#[tokio::test]
+async fn an_owner_search_charges_the_bytes_of_a_body_and_not_its_chunks() {
+    let pair = Pair::start().await;
+    let body = "1\r\nx\r\n".repeat(1_600_000);
+    let target = poll_target("invented", "chunks");
+    let request = format!(
+        "POST {target} HTTP/1.1\r\nHost: app.test\r\nTransfer-Encoding: chunked\r\n\r\n{body}0\r\n\r\n"
+    );
+    let mut client = pair.client().await;
+    client.send(request).await;
+    let reply = client.response().await;
+    assert_eq!((reply.status(), reply.header("x-node").is_some()), (400, true), "{}", reply.text());
+    for node in [&pair.a, &pair.b] {
+        let seen = node.backend.requests().pop().unwrap();
+        assert_eq!((seen.header("content-length"), seen.body.len()), (Some("1600000"), 1_600_000));
+    }
+    drop(client);
+    pair.finish().await;
+}
+
+#[tokio::test]
 async fn fault_100_unknown_sid_is_found_and_learned() {
     let pair = Pair::start().await;
     for (n, node) in [&pair.a, &pair.b].into_iter().enumerate() {

@@ -1,7 +1,7 @@
 //! Invalid upgrades from either side never open a tunnel.
 
 use crate::{
-    response::assert_bad_response,
+    response::assert_bad_responses,
     support::{
         Backend, Message, Proxy, Raw, message,
         websocket::{self, ACCEPT, EARLY, KEY, UPGRADE},
@@ -155,17 +155,20 @@ async fn fault_033_unsolicited_101() {
         "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Accept: {ACCEPT}\r\n\r\nsecret"
     );
-    assert_bad_response(message::get("/", ""), full.clone()).await;
-    assert_bad_response(message::post("/", "", "body"), full).await;
     let bare = "HTTP/1.1 101 Switching Protocols\r\n\r\nsecret".to_owned();
-    assert_bad_response(message::get("/", ""), bare).await;
+    assert_bad_responses([
+        (message::get("/", ""), full.clone()),
+        (message::post("/", "", "body"), full),
+        (message::get("/", ""), bare),
+    ])
+    .await;
 }
 
 #[tokio::test]
 async fn fault_034_wrong_accept() {
     let accept = format!("Sec-WebSocket-Accept: {ACCEPT}\r\n");
     let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\n";
-    for fields in [
+    let fields = [
         upgrade.to_owned(),
         format!("{upgrade}Sec-WebSocket-Accept: AAAAAAAAAAAAAAAAAAAAAAAAAAA=\r\n"),
         format!("{upgrade}Sec-WebSocket-Accept: {}\r\n", ACCEPT.to_lowercase()),
@@ -174,10 +177,10 @@ async fn fault_034_wrong_accept() {
         format!("Connection: Upgrade\r\n{accept}"),
         format!("Connection: Upgrade\r\nUpgrade: h2c\r\n{accept}"),
         format!("Upgrade: websocket\r\n{accept}"),
-    ] {
-        let answer = format!("HTTP/1.1 101 Switching Protocols\r\n{fields}\r\nsecret");
-        assert_bad_response(websocket::request("/chat", ""), answer).await;
-    }
+    ];
+    let answer = |fields| format!("HTTP/1.1 101 Switching Protocols\r\n{fields}\r\nsecret");
+    let request = || websocket::request("/chat", "");
+    assert_bad_responses(fields.map(|fields| (request(), answer(fields)))).await;
 }
 
 async fn seen_plain(headers: &str) -> Message {
@@ -211,7 +214,7 @@ async fn fault_035_h2c_upgrade() {
         "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQ\r\n";
     let answer =
         "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\nsecret";
-    assert_bad_response(message::get("/", h2c), answer.to_owned()).await;
+    assert_bad_responses([(message::get("/", h2c), answer.to_owned())]).await;
 }
 
 #[tokio::test]

@@ -12,7 +12,11 @@ use std::{
 use tokio::task::JoinSet;
 
 use super::post;
-use crate::support::{Backend, Proxy, Raw, backend, eventually, message, node::handshake};
+use crate::support::{
+    Backend, Proxy, Raw, backend, eventually,
+    message::{self, Message},
+    node::handshake,
+};
 
 /// A backend that closes connections after this idle time without announcing it, and the number of connections
 /// closed so far.
@@ -158,12 +162,17 @@ impl HangingNode {
 
     /// Sends an emit on an idle connection during a hang, and returns the status of the response.
     async fn emit_during_hang(&self, proxy: &Proxy, hang: Duration) -> u16 {
+        self.send_during_hang(proxy, hang, post("one", "emit")).await.status()
+    }
+
+    /// Sends a request that contains `emit"]` on an idle connection during a hang.
+    async fn send_during_hang(&self, proxy: &Proxy, hang: Duration, request: Vec<u8>) -> Message {
         let mut client = Raw::connect(proxy.web()).await;
         assert_eq!(handshake(&mut client, "open", "").await.sid, "one");
         self.hung.store(true, Ordering::SeqCst);
         eventually("the node hangs", || self.parked.load(Ordering::SeqCst) > 0).await;
         let connections = self.backend.connections();
-        client.send(post("one", "emit")).await;
+        client.send(request).await;
         eventually("the emit is at the node", || self.backend.saw("emit\"]")).await;
         assert_eq!(
             self.backend.connections(),
@@ -172,7 +181,7 @@ impl HangingNode {
         );
         tokio::time::sleep(hang).await;
         self.hung.store(false, Ordering::SeqCst);
-        client.response().await.status()
+        client.response().await
     }
 }
 
@@ -203,4 +212,45 @@ async fn an_emit_that_the_node_may_have_read_is_not_retried() {
         drop(node);
         proxy.finish().await;
     }
+}
+
+/// The head of a POST of the session, with this field for its length.
+fn post_head(length: &str) -> String {
+    format!(
+        "POST /socket.io/?EIO=4&transport=polling&sid=one HTTP/1.1\r\nHost: localhost\r\n{length}\r\n\r\n"
+    )
+}
+
+#[tokio::test]
+async fn a_chunked_emit_is_sent_again_with_a_length_and_its_data_is_never_framing() {
+    let node = HangingNode::start(true).await;
+    let proxy = Proxy::with(|settings| {
+        settings.backends(&[node.backend.address]);
+    })
+    .await;
+    let data = "0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: x\r\n\r\nemit\"]";
+    let head = post_head("Transfer-Encoding: chunked");
+    let request = format!("{head}{:x}\r\n{data}\r\n0\r\n\r\n", data.len());
+    let reply = node.send_during_hang(&proxy, Duration::from_secs(4), request.into_bytes()).await;
+    assert_eq!((reply.status(), node.read.load(Ordering::SeqCst)), (200, 1));
+    let requests = node.backend.requests();
+    assert!(requests.iter().all(|request| request.target() != "/smuggled"), "{requests:?}");
+    let sent = requests.iter().find(|request| request.method() == "POST").unwrap();
+    assert_eq!(sent.text(), data);
+    drop(node);
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn a_partial_emit_that_the_node_closes_unread_ends_its_connection() {
+    let node = HangingNode::start(true).await;
+    let proxy = Proxy::with(|settings| {
+        settings.backends(&[node.backend.address]);
+    })
+    .await;
+    let request = format!("{}emit\"]", post_head("Content-Length: 100"));
+    let reply = node.send_during_hang(&proxy, Duration::from_secs(4), request.into_bytes()).await;
+    assert_eq!((reply.status(), reply.header("connection")), (502, Some("close")));
+    drop(node);
+    proxy.finish().await;
 }
