@@ -122,10 +122,12 @@ fn keeps_alive(request: &RequestHead) -> bool {
     request.keeps_alive() && !(bodiless && request.has_body())
 }
 
-/// Whether the client may close its sending side and still get its response. Not for requests of
-/// Engine.IO sessions, long polls and event streams: their clients close it only when they leave.
+/// Whether the client may close its sending side and still get its response. Not for polls of Engine.IO sessions, other
+/// long polls and event streams: their clients close it only when they leave. A POST of a session is delivered even if
+/// its client leaves at once: it may be the packet that closes the session.
 fn departure(request: &RequestHead) -> Departure {
-    let polls = engine_request(request.query()).is_some_and(|engine| engine.polling)
+    let polls = request.method != Method::POST
+        && engine_request(request.query()).is_some_and(|engine| engine.polling)
         || long_poll::is_recognized(request);
     // HTTP/1.0 has no interim responses.
     match polls {
