@@ -27,6 +27,7 @@ mod forwarding;
 mod handle;
 mod inspect;
 mod long_poll;
+mod lookup;
 mod outgoing;
 mod owner_search;
 pub(crate) mod refusal;

@@ -11,7 +11,7 @@ const TICK: Duration = Duration::from_millis(10);
 pub(crate) struct Cores {
     proxy: usize,
     rest: usize,
-    /// Core of a proxy's second worker: `rest` if there is no third one.
+    /// Core of the second worker of a proxy; `rest` without a third core.
     second: usize,
 }
 

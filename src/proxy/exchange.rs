@@ -3,7 +3,7 @@
 //! [`send_request`] tries once, and repeats only what a backend cannot notice: a kept-alive
 //! connection that turns out to be closed before anything was written is replaced without an error. Every other
 //! failure is returned to the caller, which decides whether to try another backend. The connection is driven by the
-//! task of the request: there is no other task, and no channel.
+//! task of the request, without another task or a channel.
 
 use std::{
     future::{Future, poll_fn},

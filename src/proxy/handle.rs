@@ -6,9 +6,7 @@ use http::{Method, StatusCode};
 use moorline_http::{FieldId, HttpVersion, RequestHead};
 
 use super::{
-    affinity::{
-        self, ArrivalContext, Destination, Remembered, RequestFacts, Routed, SessionLookup,
-    },
+    affinity::{self, ArrivalContext, Destination, RequestFacts, Routed},
     attempt::{AttemptOutcome, RequestAttempt},
     client::{ClientSide, Departure},
     connection::{self, Answered, ConnectionInfo, Flow},
@@ -18,6 +16,7 @@ use super::{
     forwarding::{self, ForwardedClaims, ForwardingContext, RequestId},
     inspect::inspect,
     long_poll,
+    lookup::CountedLookup,
     outgoing::Outgoing,
     reply::{self, OwnReply, ReplyContext},
     session_detect::{self, OpenDetection},
@@ -31,7 +30,7 @@ use crate::{
     shared::SharedState,
     snapshot::{PoolSnapshot, RouteTarget, Snapshot},
     sticky::{
-        self, AffinityHints, Choice, Opener, SessionHold,
+        Opener, SessionHold,
         engine_io::CloseScan,
         recent_sessions::{ClientKey, PendingReturn},
     },
@@ -95,10 +94,11 @@ pub(super) async fn handle(
     client: &mut ClientSide,
     request: RequestHead,
 ) -> Flow {
-    client.begin(&request, departure(&request));
+    let traits = RequestTraits::of(&request);
+    client.begin(&request, traits.departure(&request));
     let is_head = request.method == Method::HEAD;
-    let keeps = keeps_alive(&request) && info.keeps_connections();
-    match arrive(proxy, info, request) {
+    let keeps = traits.keeps && info.keeps_connections();
+    match arrive(proxy, info, request, traits) {
         Ok(mut arrival) => arrival.serve(client, is_head).await,
         // A refused request may have a body.
         Err(refused) => {
@@ -115,24 +115,36 @@ struct Refused {
     unread: bool,
 }
 
-/// Whether the connection may be kept. Not behind the body of a GET or HEAD request: implementations that read the next
-/// request there would disagree.
-fn keeps_alive(request: &RequestHead) -> bool {
-    let bodiless = matches!(request.method, Method::GET | Method::HEAD);
-    request.keeps_alive() && !(bodiless && request.has_body())
+/// What the request says about itself, read once.
+struct RequestTraits {
+    engine: Option<EngineRequest>,
+    /// An event stream, or a long poll of a known protocol other than Engine.IO.
+    long_poll: bool,
+    /// Whether the connection may be kept. Not behind the body of a GET or HEAD request: implementations that read the
+    /// next request there would disagree.
+    keeps: bool,
 }
 
-/// Whether the client may close its sending side and still get its response. Not for polls of Engine.IO sessions, other
-/// long polls and event streams: their clients close it only when they leave. A POST of a session is delivered even if
-/// its client leaves at once: it may be the packet that closes the session.
-fn departure(request: &RequestHead) -> Departure {
-    let polls = request.method != Method::POST
-        && engine_request(request.query()).is_some_and(|engine| engine.polling)
-        || long_poll::is_recognized(request);
-    // HTTP/1.0 has no interim responses.
-    match polls {
-        true => Departure::Seen,
-        false => Departure::Held { probed: request.version == HttpVersion::Http11 },
+impl RequestTraits {
+    fn of(request: &RequestHead) -> Self {
+        let bodiless = matches!(request.method, Method::GET | Method::HEAD);
+        Self {
+            engine: engine_request(request.query()),
+            long_poll: long_poll::is_recognized(request),
+            keeps: request.keeps_alive() && !(bodiless && request.has_body()),
+        }
+    }
+
+    /// Whether the client may close its sending side and still get its response. Not for polls of Engine.IO sessions,
+    /// other long polls and event streams: their clients close it only when they leave. A POST of a session is
+    /// delivered even if its client leaves at once: it may be the packet that closes the session.
+    fn departure(&self, request: &RequestHead) -> Departure {
+        let is_polling = self.engine.as_ref().is_some_and(|engine| engine.polling);
+        // HTTP/1.0 has no interim responses.
+        match is_polling && request.method != Method::POST || self.long_poll {
+            true => Departure::Seen,
+            false => Departure::Held { probed: request.version == HttpVersion::Http11 },
+        }
     }
 }
 
@@ -141,6 +153,7 @@ fn arrive<'a>(
     proxy: &'a SharedState,
     info: &'a ConnectionInfo,
     mut request: RequestHead,
+    traits: RequestTraits,
 ) -> Result<Arrival<'a>, Box<Refused>> {
     let snapshot = proxy.snapshot.load();
     let trusted = snapshot.trusts(info.peer.ip());
@@ -185,16 +198,16 @@ fn arrive<'a>(
         info,
         pool: Arc::clone(pool),
         address,
-        engine: engine_request(request.query()),
+        engine: traits.engine,
         upgrade: checked.upgrade,
         affinity: AffinityCookie::of(&request.head, pool, secure, &checked.host),
         client_key: None,
-        long_poll: long_poll::is_recognized(&request)
+        long_poll: traits.long_poll
             || long_poll::is_named(request.path(), &pool.config().long_polls),
         returning: None,
         reply_context,
         scope,
-        keeps: keeps_alive(&request),
+        keeps: traits.keeps,
     };
     state.scope.record().route_label = Some(Arc::clone(route_label));
     state.client_key = affinity::client_key(
@@ -262,59 +275,6 @@ fn fail_on_request(request: &RequestHead) {
     }
     if asks("/__stall", "MOORLINE_TEST_STALL") {
         std::thread::sleep(std::time::Duration::from_secs(3));
-    }
-}
-
-/// Looks sessions up for the data path: each lookup counts as a use.
-struct CountedLookup<'a> {
-    proxy: &'a SharedState,
-    pool: &'a PoolSnapshot,
-    /// As in [`RequestState`].
-    client_key: &'a mut Option<ClientKey>,
-    /// As in [`RequestState`].
-    returning: &'a mut Option<PendingReturn>,
-}
-
-impl CountedLookup<'_> {
-    /// Consumes an ended session that the client may return from; false if there is none.
-    fn consume_return(&mut self, tag: u64) -> bool {
-        let window = self.pool.config().sticky.memory;
-        let memory = &self.proxy.memory;
-        *self.returning =
-            self.client_key.and_then(|key| memory.consume(key, tag, window, Instant::now()));
-        self.returning.is_some()
-    }
-}
-
-impl SessionLookup for CountedLookup<'_> {
-    fn session(&mut self, hints: AffinityHints<'_>) -> Choice {
-        let (sids, pool) = (&self.proxy.sids, self.pool.upstream.name());
-        let (choice, client) = sticky::choose_and_recognize(sids, pool, hints, Instant::now());
-        // Use the key of the handshake: the default Node.js client sends polls with a user agent and
-        // the upgrade without.
-        if self.client_key.is_some() {
-            *self.client_key = client.or(*self.client_key);
-        }
-        choice
-    }
-
-    fn recent(&mut self) -> Option<Arc<Backend>> {
-        let metrics = &self.proxy.metrics;
-        match affinity::recall(&self.proxy.memory, *self.client_key, self.pool) {
-            Remembered::On(backend) => self.consume_return(backend.tag()).then(|| {
-                metrics.memory_followed.inc();
-                Arc::clone(backend)
-            }),
-            Remembered::Ambiguous => {
-                metrics.memory_ambiguous.inc();
-                None
-            }
-            Remembered::Closed | Remembered::Unknown => None,
-        }
-    }
-
-    fn returns_to(&mut self, backend: &Backend) {
-        self.consume_return(backend.tag());
     }
 }
 

@@ -59,7 +59,7 @@ impl OwnReply {
         Self { head: ResponseHead::new(status), body: body.into(), closes: false }
     }
 
-    /// Announces that there is no body, if there is none.
+    /// Announces the length of an empty body.
     fn sized(mut self) -> Self {
         if self.body.is_empty() {
             self.fields().set(FieldId::ContentLength, "0");
