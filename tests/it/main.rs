@@ -135,6 +135,8 @@ mod slow;
 #[cfg(test)]
 mod support;
 #[cfg(test)]
+mod system_calls;
+#[cfg(test)]
 mod systemd;
 #[cfg(test)]
 mod targets;
