@@ -44,7 +44,11 @@ export async function visit(browser, { origin, generation, address, settings, le
     });
     await page.goto(`${origin}/${generation}`);
     ledger.clients++;
+    // A session whose close was not sent before its page is gone keeps its node until it expires.
+    const polling = settings.transports.at(-1) === 'polling';
+    const left = polling && page.waitForResponse((response) => isClose(response.request()), { timeout: 60_000 });
     const result = await page.evaluate(talk, { address, settings });
+    await left;
     const offered = [];
     for (const answer of answers) offered.push(...(await record(answer, ledger)));
     ledger.messages += result.messages;
