@@ -274,8 +274,46 @@ def heads():
         keep("head", name, data)
 
 
+def head_edits():
+    """Edits and a head, as fuzz/checks/head_edits.rs describes them."""
+    kinds = ["append", "append_fmt", "append_named", "set", "set_fmt", "set_named", "remove", "remove_named", "retain"]
+
+    def edits(*edits):
+        parts = [bytes([kinds.index(kind) + 1, len(name)]) + name + bytes([len(value)]) + value for kind, name, value in edits]
+        return b"".join(parts) + b"\0"
+
+    request = (
+        b"POST /socket.io/?EIO=4&sid=a HTTP/1.1\r\nHost: a.test\r\nCookie: a=1\r\nx-Own:  b \r\nCOOKIE: c=2\r\n"
+        b"Connection: keep-alive\r\nContent-Length: 2\r\n\r\n"
+    )
+    chunked = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    response = (
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nSet-Cookie: a=1\r\nset-cookie: b=2\r\n"
+        b"Date: Mon, 30 Nov 2026 10:00:00 GMT\r\nContent-Length: 2\r\nKeep-Alive: timeout=5\r\n\r\n"
+    )
+    forwarded = (("set", b"X-Forwarded-For", b"192.0.2.7"), ("set_fmt", b"x-request-id", b"42"), ("append", b"Forwarded", b"for=x"))
+    for name, data in {
+        "request": edits() + request,
+        "request-forwarded": edits(*forwarded) + request,
+        "request-cookie": edits(("set_named", b"cookie", b"d=3"), ("append_named", b"X-Own", b" c\t")) + request,
+        "request-remove": edits(("remove", b"Host", b""), ("remove_named", b"x-own", b""), ("append", b"Host", b"b")) + request,
+        "request-retain": edits(("retain", b"", b"a"), ("append_fmt", b"Cookie", b"e=4")) + request,
+        "request-empty": edits(("retain", b"", b"")) + request,
+        "request-chunked": edits(*forwarded) + chunked,
+        "request-injection": edits(("append_named", b"a\r\nb", b"c"), ("set", b"Host", b"a\r\n\r\n"), ("set_fmt", b"Cookie", b"\0")) + request,
+        "response": edits() + response,
+        "response-cookie": edits(("append", b"Set-Cookie", b"moorline=x; Path=/"), ("remove", b"Date", b"")) + response,
+        "response-retain": edits(("retain", b"", b"a="), ("set", b"Vary", b"Origin")) + response,
+        "response-injection": edits(("append_fmt", b"Location", b"/\nSet-Cookie: x"), ("append_named", b"x:y", b"z")) + response,
+        "bad-head": edits(*forwarded) + request[:40],
+        "bad-edit": b"\x03\xffHost",
+    }.items():
+        keep("head_edits", name, data)
+
+
 if __name__ == "__main__":
     heads()
+    head_edits()
     bodies()
     client_hellos(sys.argv[1] if len(sys.argv) > 1 else "moorline-load")
     proxy_headers()

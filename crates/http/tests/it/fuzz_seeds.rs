@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf};
 use http::Method;
 use moorline_http::ChunkedOutput;
 
-use crate::{body_checks, head_checks};
+use crate::{body_checks, head_checks, head_edits_checks};
 
 /// Names and contents of a target's seeds.
 fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
@@ -43,4 +43,10 @@ fn heads_pass_the_checks_of_their_fuzz_target() {
         let response = matches!(head_checks::response(bytes, &Method::GET, &[]), Ok(Some(_)));
         if name.starts_with("response-") { response && !request } else { request && !response }
     });
+}
+
+#[test]
+fn edited_heads_pass_the_checks_of_their_fuzz_target() {
+    let check = |bytes: &[u8]| drop(head_edits_checks::check(bytes));
+    check_seeds("head_edits", check, |_, bytes| head_edits_checks::check(bytes));
 }

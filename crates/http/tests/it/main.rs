@@ -15,6 +15,11 @@ mod generators;
 #[path = "../../../../fuzz/checks/head.rs"]
 mod head_checks;
 #[cfg(test)]
+mod head_edits;
+#[cfg(test)]
+#[path = "../../../../fuzz/checks/head_edits.rs"]
+mod head_edits_checks;
+#[cfg(test)]
 mod head_hyper;
 #[cfg(test)]
 mod heads;
