@@ -36,6 +36,7 @@
 //! | `proxy` | requests, replies, retries, owner search, upgrades | reloads |
 //! | `layer4` | byte streams: a backend for each, a tunnel | HTTP, reloads |
 //! | [`snapshot`] | one consistent view for the data path | how it is built |
+//! | `http_client` | the requests that this process sends, except those of clients | URLs, TLS, the meaning of a response |
 //! | [`api`] | the shapes of the admin API, and its description | any other module |
 //! | [`admin`] | the admin sockets, and the API on them | how commands are carried out |
 //! | [`cli`] | the command line: starting a process, or a client of the API | — |
@@ -91,6 +92,7 @@ pub mod control;
 pub mod demo;
 pub mod error;
 pub mod handoff;
+mod http_client;
 mod layer4;
 pub mod net;
 pub mod observe;

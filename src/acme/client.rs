@@ -13,25 +13,23 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use http_body_util::{BodyExt as _, Full};
 use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient};
 use rustls::{ClientConfig, pki_types::ServerName};
 use rustls_pki_types::CertificateDer;
 use tokio::{net::TcpStream, task::spawn_blocking, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use crate::net::tls_client;
+use crate::{
+    http_client::{self, HttpConnection, with_sources},
+    net::tls_client,
+};
 
 /// Time limit of one request, from the connection attempt to the end of the response.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Maximum size of a response body, in bytes. Certificate chains are the largest responses.
 const MAX_BODY: usize = 1 << 20;
-
-/// Maximum size of a response header, in bytes.
-const MAX_HEADER: usize = 16 * 1024;
 
 /// Sends requests to one server.
 #[derive(Clone)]
@@ -109,26 +107,15 @@ impl Client {
         request.headers_mut().insert(header::HOST, host_field);
         request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
 
-        let (mut sender, connection) = http1::Builder::new()
-            .max_buf_size(MAX_HEADER)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| failed(&error))?;
-        tokio::spawn(connection);
-        let response = sender.send_request(request).await.map_err(|error| failed(&error))?;
+        let mut connection = HttpConnection::open(stream).await.map_err(|error| failed(&error))?;
+        let response = connection.send(request).await.map_err(|error| failed(&error))?;
         let (mut parts, body) = response.into_parts();
         // Removed, because instant-acme would sleep for that time, and its arithmetic may overflow.
         let retry_after = parts.headers.remove(header::RETRY_AFTER);
         let is_error = parts.status.is_client_error() || parts.status.is_server_error();
         *self.retry.lock().unwrap_or_else(PoisonError::into_inner) =
             RetryAfter { at: retry_after.as_ref().and_then(parse_retry_after), failed: is_error };
-        let body = Limited::new(body, MAX_BODY)
-            .collect()
-            .await
-            .map_err(|error| {
-                RequestError::new(format!("{host}: {}", with_sources(error.as_ref())))
-            })?
-            .to_bytes();
+        let body = http_client::read(body, MAX_BODY).await.map_err(|error| failed(&error))?;
         // instant-acme would only report invalid JSON.
         if is_error && !is_problem(&body) {
             let (status, target) = (parts.status, uri.path());
@@ -226,21 +213,6 @@ fn parse_retry_after(value: &HeaderValue) -> Option<SystemTime> {
             SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
         }),
     }
-}
-
-/// The messages of an error and its sources: the message of a hyper error alone is too general.
-fn with_sources(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    // The I/O error of a TLS handshake repeats the message of its source.
-    while let Some(inner) = source {
-        let more = inner.to_string();
-        if !text.ends_with(&more) {
-            text = format!("{text}: {more}");
-        }
-        source = inner.source();
-    }
-    text
 }
 
 #[cfg(test)]

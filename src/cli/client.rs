@@ -11,9 +11,7 @@ use std::{
 use anyhow::{Context as _, anyhow, bail};
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, Uri, header, uri::Authority};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use http_body_util::Full;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
@@ -28,7 +26,7 @@ use super::{
     find::{self, FoundSocket},
     process, show,
 };
-use crate::api::ApiError;
+use crate::{api::ApiError, http_client::HttpConnection};
 
 /// Deadline of a connection attempt.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -286,16 +284,11 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let broken = format!("the process closed the connection before it replied ({at}); see its log");
-    let (mut sender, connection) =
-        http1::handshake(TokioIo::new(stream)).await.with_context(|| broken.clone())?;
-    // The sender also reports the errors of the connection.
-    let connection = tokio::spawn(connection);
-    let response = sender.send_request(request).await.with_context(|| broken.clone())?;
-    let status = response.status();
-    let process = Process::from_headers(response.headers(), at, user);
-    let body = Limited::new(response.into_body(), MAX_REPLY).collect().await;
-    connection.abort();
-    let body = body.map_err(|error| anyhow!("{broken}: {error}"))?.to_bytes();
+    let mut connection = HttpConnection::open(stream).await.with_context(|| broken.clone())?;
+    let response = connection.exchange(request, MAX_REPLY).await;
+    let (parts, body) = response.with_context(|| broken)?.into_parts();
+    let status = parts.status;
+    let process = Process::from_headers(&parts.headers, at, user);
     let text = String::from_utf8(body.into()).context("the reply is not UTF-8")?;
     Ok(Reply { status, text, process })
 }

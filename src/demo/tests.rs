@@ -4,26 +4,24 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use http::{Method, Request, Response};
-use http_body_util::{BodyExt, Full};
-use hyper_util::rt::TokioIo;
+use http_body_util::Full;
 use serde_json::Value;
 use tokio::{io::AsyncReadExt, net::TcpStream};
 
 use super::*;
+use crate::http_client::HttpConnection;
 
 async fn send(to: SocketAddr, method: Method, path: &str, body: &str) -> Response<String> {
     let stream = TcpStream::connect(to).await.unwrap();
-    let (mut client, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
-    tokio::spawn(connection);
+    let mut client = HttpConnection::open(stream).await.unwrap();
     let request = Request::builder()
         .method(method)
         .uri(path)
         .header("host", "demo")
         .body(Full::new(Bytes::copy_from_slice(body.as_bytes())))
         .unwrap();
-    let (head, body) = client.send_request(request).await.unwrap().into_parts();
-    let text = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
+    let (head, body) = client.exchange(request, 1 << 20).await.unwrap().into_parts();
+    let text = String::from_utf8(body.to_vec()).unwrap();
     Response::from_parts(head, text)
 }
 
@@ -142,15 +140,13 @@ async fn a_name_that_is_not_a_header_value_is_rejected() {
 /// Requests a reload from a node with these header fields, and returns the status.
 async fn request_reload(to: SocketAddr, fields: &[(&str, &str)]) -> u16 {
     let stream = TcpStream::connect(to).await.unwrap();
-    let (mut client, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
-    tokio::spawn(connection);
+    let mut client = HttpConnection::open(stream).await.unwrap();
     let mut request = Request::post("/demo/reload");
     for (name, value) in fields {
         request = request.header(*name, *value);
     }
     let request = request.body(Full::new(Bytes::new())).unwrap();
-    client.send_request(request).await.unwrap().status().as_u16()
+    client.send(request).await.unwrap().status().as_u16()
 }
 
 #[tokio::test]

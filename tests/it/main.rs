@@ -83,6 +83,8 @@ mod init;
 #[cfg(test)]
 mod layer4;
 #[cfg(test)]
+mod layers;
+#[cfg(test)]
 mod load;
 #[cfg(test)]
 mod load_input;

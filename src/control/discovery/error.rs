@@ -5,6 +5,7 @@ use std::fmt;
 use hickory_resolver::proto::rr::RecordType;
 
 use super::limits::{MAX_ALIASES, MAX_ANSWER};
+use crate::http_client;
 
 /// Why a source of backends gave no usable answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -136,13 +137,7 @@ impl fmt::Display for HttpListError {
 impl HttpListError {
     /// A failed request, with the causes of `error`: hyper's own message is often too short.
     pub(super) fn request(error: &dyn std::error::Error) -> Self {
-        let mut reason = error.to_string();
-        let mut source = error.source();
-        while let Some(inner) = source {
-            reason = format!("{reason}: {inner}");
-            source = inner.source();
-        }
-        Self::Request(reason)
+        Self::Request(http_client::with_sources(error))
     }
 }
 

@@ -4,11 +4,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, Uri, header};
-use http_body_util::{BodyExt as _, Empty};
-use hyper::{body::Incoming, client::conn::http1};
-use hyper_util::rt::TokioIo;
+use http_body_util::Full;
 use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -24,10 +22,11 @@ use super::{
     limits::MAX_ANSWER,
     list::{self, ParsedList},
 };
-use crate::{config::HttpSource, net::tls_client};
-
-/// Largest header of an answer.
-const MAX_HEADER: usize = 16 * 1024;
+use crate::{
+    config::HttpSource,
+    http_client::{HttpClientError, HttpConnection},
+    net::tls_client,
+};
 
 /// A URL that returns a list of backends.
 pub(super) struct HttpList {
@@ -70,12 +69,12 @@ impl HttpList {
             (status, _) => return Err(HttpListError::Status(status.as_u16()).into()),
         }
         let etag = response.headers().get(header::ETAG).cloned();
-        let list = list::parse(&read_body(response.into_body()).await?)?;
+        let list = list::parse(response.body())?;
         self.last = etag.map(|etag| (etag, list.clone()));
         Ok(list)
     }
 
-    async fn fetch(&mut self) -> Result<Response<Incoming>, HttpListError> {
+    async fn fetch(&mut self) -> Result<Response<Bytes>, HttpListError> {
         let uri: Uri = self.config.url.parse().map_err(|error| HttpListError::request(&error))?;
         let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
         let secure = uri.scheme_str() == Some("https");
@@ -92,7 +91,7 @@ impl HttpList {
         send(stream.map_err(|error| HttpListError::request(&error))?, request).await
     }
 
-    fn request(&self, uri: &Uri) -> Result<Request<Empty<Bytes>>, HttpListError> {
+    fn request(&self, uri: &Uri) -> Result<Request<Full<Bytes>>, HttpListError> {
         let target = uri.path_and_query().map_or("/", |target| target.as_str());
         let host = uri.authority().map_or("", |authority| authority.as_str());
         let mut request = Request::get(target)
@@ -103,7 +102,7 @@ impl HttpList {
         if let Some((etag, _)) = &self.last {
             request = request.header(header::IF_NONE_MATCH, etag.clone());
         }
-        request.body(Empty::new()).map_err(|error| HttpListError::request(&error))
+        request.body(Full::default()).map_err(|error| HttpListError::request(&error))
     }
 
     async fn tls(&mut self) -> Result<Arc<ClientConfig>, HttpListError> {
@@ -118,33 +117,15 @@ impl HttpList {
     }
 }
 
-/// Sends the request and waits for the response head. A task drives the connection to the end of the body.
-async fn send<S>(
-    stream: S,
-    request: Request<Empty<Bytes>>,
-) -> Result<Response<Incoming>, HttpListError>
+/// Sends the request and reads the response.
+async fn send<S>(stream: S, request: Request<Full<Bytes>>) -> Result<Response<Bytes>, HttpListError>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let (mut sender, connection) = http1::Builder::new()
-        .max_buf_size(MAX_HEADER)
-        .handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| HttpListError::request(&error))?;
-    tokio::spawn(connection);
-    sender.send_request(request).await.map_err(|error| HttpListError::request(&error))
-}
-
-/// Reads a body of at most [`MAX_ANSWER`] bytes.
-async fn read_body(mut body: Incoming) -> Result<Bytes, HttpListError> {
-    let mut whole = BytesMut::new();
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| HttpListError::request(&error))?;
-        let Ok(data) = frame.into_data() else { continue };
-        if whole.len() + data.len() > MAX_ANSWER {
-            return Err(HttpListError::TooLong);
-        }
-        whole.extend_from_slice(&data);
-    }
-    Ok(whole.freeze())
+    let failed = |error| match error {
+        HttpClientError::BodyTooLong(_) => HttpListError::TooLong,
+        error => HttpListError::request(&error),
+    };
+    let mut connection = HttpConnection::open(stream).await.map_err(failed)?;
+    connection.exchange(request, MAX_ANSWER).await.map_err(failed)
 }

@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 use super::{
     ProbeError,
-    http::{ProbeConnection, ProbeTarget, collect},
+    http::{ProbeConnection, ProbeTarget},
     websocket,
 };
 use crate::sticky::engine_io::open_packet;
@@ -60,9 +60,8 @@ async fn handshake(
     protocol: u8,
 ) -> Result<Option<ProbeSession>, ProbeError> {
     let request = backend.request(&format!("{path}?EIO={protocol}&transport=polling&b64=1"));
-    let response = connection.send(request, Bytes::new()).await?;
-    let status = response.status();
-    let body = collect(response).await?;
+    let (parts, body) = connection.exchange(request, Bytes::new()).await?.into_parts();
+    let status = parts.status;
     if status == StatusCode::BAD_REQUEST && code(&body) == Some(UNSUPPORTED) {
         return Ok(None);
     }
@@ -102,10 +101,7 @@ async fn close(
         .method(Method::POST)
         .header(CONTENT_TYPE, "text/plain;charset=UTF-8");
     let packet = Bytes::from_static(session.close_packet.as_bytes());
-    let response = connection.send(request, packet).await?;
-    let status = response.status();
-    collect(response).await?;
-    match status {
+    match connection.exchange(request, packet).await?.status() {
         StatusCode::OK => Ok(()),
         status => Err(unexpected("200 to a close packet", status, None)),
     }

@@ -4,7 +4,7 @@ use std::{fmt, io, time::Duration};
 
 use humantime::format_duration;
 
-use crate::upstream::ConnectError;
+use crate::{http_client::HttpClientError, upstream::ConnectError};
 
 /// Why a health check failed.
 #[derive(Debug)]
@@ -15,10 +15,8 @@ pub(super) enum ProbeError {
     Timeout(Duration),
     /// The request cannot be built: invalid path or host.
     Request(http::Error),
-    /// The backend does not answer as an HTTP/1.1 server.
-    Http(hyper::Error),
-    /// The response body is incomplete or too long.
-    Body(Box<dyn std::error::Error + Send + Sync>),
+    /// The backend does not answer as an HTTP/1.1 server, or the response body is incomplete or too long.
+    Http(HttpClientError),
     /// The response has another status than the check expects.
     Status {
         /// The expected status, and of what.
@@ -43,7 +41,6 @@ impl fmt::Display for ProbeError {
             Self::Timeout(timeout) => write!(f, "no answer within {}", format_duration(*timeout)),
             Self::Request(error) => error.fmt(f),
             Self::Http(error) => error.fmt(f),
-            Self::Body(error) => write!(f, "invalid response body: {error}"),
             Self::Status { expected, actual, help: None } => {
                 write!(f, "expected {expected}, got {actual}")
             }
@@ -65,8 +62,8 @@ impl From<http::Error> for ProbeError {
     }
 }
 
-impl From<hyper::Error> for ProbeError {
-    fn from(error: hyper::Error) -> Self {
+impl From<HttpClientError> for ProbeError {
+    fn from(error: HttpClientError) -> Self {
         Self::Http(error)
     }
 }

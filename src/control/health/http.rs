@@ -4,26 +4,19 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{
-    Request, Response,
+    Request, Response, StatusCode,
     header::{HOST, USER_AGENT},
     request,
+    response::Parts,
 };
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::{
-    body::Incoming,
-    client::conn::http1::{self, SendRequest},
-};
-use hyper_util::rt::TokioIo;
-use tokio_util::task::AbortOnDropHandle;
+use http_body_util::Full;
 
 use super::ProbeError;
 use crate::{
+    http_client::{self, HttpConnection, UpgradedStream},
     net::{proxy_protocol::ConnectionOrigin, stream::BackendStream},
     upstream::{Backend, BackendConnector},
 };
-
-/// Largest response header of a probe.
-const MAX_HEADER: usize = 16 * 1024;
 
 /// Longest response body of a healthy backend, in bytes; a longer one fails the probe.
 const MAX_BODY: usize = 1 << 20;
@@ -47,9 +40,7 @@ pub(super) async fn probe(
 ) -> Result<(), ProbeError> {
     let request = target.request(path).header("connection", "close");
     let mut connection = target.open().await?;
-    let response = connection.send(request, Bytes::new()).await?;
-    let actual = response.status().as_u16();
-    collect(response).await?;
+    let actual = connection.exchange(request, Bytes::new()).await?.status().as_u16();
     if (lowest..=highest).contains(&actual) {
         return Ok(());
     }
@@ -83,40 +74,35 @@ impl ProbeTarget<'_> {
 
     /// Opens an HTTP connection.
     pub(super) async fn open(&self) -> Result<ProbeConnection, ProbeError> {
-        let stream = self.connect().await?;
-        let (sender, connection) =
-            http1::Builder::new().max_buf_size(MAX_HEADER).handshake(TokioIo::new(stream)).await?;
-        let driver = tokio::spawn(async move {
-            // An error here fails the request too.
-            let _ = connection.with_upgrades().await;
-        });
-        Ok(ProbeConnection { sender, _driver: AbortOnDropHandle::new(driver) })
+        Ok(ProbeConnection(HttpConnection::open(self.connect().await?).await?))
     }
 }
 
 /// An HTTP connection to the backend; dropping it closes it.
-pub(super) struct ProbeConnection {
-    sender: SendRequest<Full<Bytes>>,
-    _driver: AbortOnDropHandle<()>,
-}
+pub(super) struct ProbeConnection(HttpConnection);
 
 impl ProbeConnection {
-    /// Sends a request and waits for the response head.
-    pub(super) async fn send(
+    /// Sends a request and reads the response.
+    pub(super) async fn exchange(
         &mut self,
         request: request::Builder,
         body: Bytes,
-    ) -> Result<Response<Incoming>, ProbeError> {
-        let request = request.body(Full::new(body))?;
-        self.sender.ready().await?;
-        Ok(self.sender.send_request(request).await?)
+    ) -> Result<Response<Bytes>, ProbeError> {
+        Ok(self.0.exchange(request.body(Full::new(body))?, MAX_BODY).await?)
     }
-}
 
-/// Reads the response body to its end.
-pub(super) async fn collect(response: Response<Incoming>) -> Result<Bytes, ProbeError> {
-    let body = Limited::new(response.into_body(), MAX_BODY).collect().await;
-    body.map(|body| body.to_bytes()).map_err(ProbeError::Body)
+    /// Sends a request for an upgrade. Returns the head of the response, and the stream behind a `101`.
+    pub(super) async fn upgrade(
+        &mut self,
+        request: request::Builder,
+    ) -> Result<(Parts, Option<UpgradedStream>), ProbeError> {
+        let mut response = self.0.send(request.body(Full::default())?).await?;
+        let stream = match response.status() {
+            StatusCode::SWITCHING_PROTOCOLS => Some(http_client::upgraded(&mut response).await?),
+            _ => None,
+        };
+        Ok((response.into_parts().0, stream))
+    }
 }
 
 #[cfg(test)]

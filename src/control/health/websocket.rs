@@ -3,20 +3,16 @@
 //! Other frames that the server sends are skipped, up to [`MAX_READ`] bytes.
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use bytes::Bytes;
-use http::{
-    StatusCode,
-    header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE},
+use http::header::{
+    CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
-use hyper::upgrade::Upgraded;
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::{
     ProbeError,
     http::{ProbeConnection, ProbeTarget},
 };
-use crate::proxy::websocket::accept;
+use crate::{http_client::UpgradedStream, proxy::websocket::accept};
 
 /// Maximum number of bytes to read from the server's frames.
 const MAX_READ: usize = 64 * 1024;
@@ -36,7 +32,7 @@ pub(super) async fn probe(backend: ProbeTarget<'_>, target: &str) -> Result<(), 
 
 /// An open WebSocket; dropping it closes the connection.
 pub(super) struct ProbeSocket {
-    stream: TokioIo<Upgraded>,
+    stream: UpgradedStream,
     /// Number of bytes that may still be read.
     left: usize,
     _connection: ProbeConnection,
@@ -55,20 +51,19 @@ pub(super) async fn open(
         .header(SEC_WEBSOCKET_VERSION, "13")
         .header(SEC_WEBSOCKET_KEY, &key);
     let mut connection = backend.open().await?;
-    let response = connection.send(request, Bytes::new()).await?;
-    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+    let (head, stream) = connection.upgrade(request).await?;
+    let Some(stream) = stream else {
         return Err(ProbeError::Status {
             expected: "101 to a WebSocket handshake".to_owned(),
-            actual: response.status().as_u16(),
+            actual: head.status.as_u16(),
             help: None,
         });
-    }
-    let accepted = response.headers().get(SEC_WEBSOCKET_ACCEPT);
+    };
+    let accepted = head.headers.get(SEC_WEBSOCKET_ACCEPT);
     if accepted.is_none_or(|value| value != accept(key.as_bytes()).as_str()) {
         return Err(ProbeError::Protocol("missing or wrong Sec-WebSocket-Accept in the response"));
     }
-    let stream = hyper::upgrade::on(response).await?;
-    Ok(ProbeSocket { stream: TokioIo::new(stream), left: MAX_READ, _connection: connection })
+    Ok(ProbeSocket { stream, left: MAX_READ, _connection: connection })
 }
 
 impl ProbeSocket {
