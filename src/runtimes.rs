@@ -1,7 +1,8 @@
 //! The two runtimes of a server, so that nothing else can delay a connection.
 //!
 //! - **Workers** accept connections and run everything that a connection spawns. They have a thread for each
-//!   processor, or `TOKIO_WORKER_THREADS` threads.
+//!   processor, or `TOKIO_WORKER_THREADS` threads. A thread that has nothing to do steals work:
+//!   `docs/internals/benchmarks.md` compares this with a runtime for each core.
 //! - **Control** runs the rest: the control task, the admin API, the metrics, discovery, health checks,
 //!   certificates, and reading of files. Client commands run there too.
 
