@@ -142,35 +142,39 @@ test('a balancer without affinity is reported as code 1 and by the names of the 
 });
 
 test('each client of a killed node counts as a disconnect and reconnects', async (t) => {
-  for (const kind of KINDS) {
-    const { node } = await singleNode(t);
-    const url = `http://${node.address}/`;
-    const run = new Load([url, '--client', kind, '--clients', 4, '--ramp', '0s', '--hold', '9s', '--max-disconnects', 0]);
-    await until('all have connected', async () => (await node.stats()).connected === withProbe(4));
-    await node.kill();
-    const { node: next } = await restartedNode(t, node);
-    const { totals, code, output } = await run.end();
-    assert.equal(code, 1, output);
-    assert.match(output, /4 disconnects/);
-    assert.equal(totals.disconnects, 4);
-    assert.equal(totals.connects, 8);
-    assert.equal(totals.finished, 4);
-    await assertCleanDisconnects(next, 4);
-  }
+  await Promise.all(KINDS.map((kind) => killed(t, kind)));
 });
+
+async function killed(t, kind) {
+  const { node } = await singleNode(t);
+  const url = `http://${node.address}/`;
+  const run = new Load([url, '--client', kind, '--clients', 4, '--ramp', '0s', '--hold', '9s', '--max-disconnects', 0]);
+  await until('all have connected', async () => (await node.stats()).connected === withProbe(4));
+  await node.kill();
+  const { node: next } = await restartedNode(t, node);
+  const { totals, code, output } = await run.end();
+  assert.equal(code, 1, output);
+  assert.match(output, /4 disconnects/);
+  assert.equal(totals.disconnects, 4);
+  assert.equal(totals.connects, 8);
+  assert.equal(totals.finished, 4);
+  await assertCleanDisconnects(next, 4);
+}
 
 test('a herd disconnects at once and reconnects, with nodes of both generations', async (t) => {
   for (const [generation, eio] of [['v4', 4], ['v2', 3]]) {
-    const { url } = await singleNode(t, { generation });
-    for (const kind of KINDS) {
-      const herd = ['--after', '1s', '--within', '200ms', '--hold', '3s', '--silent', '--max-errors', 0];
-      const clients = ['--client', kind, '--eio', eio, '--clients', CLIENTS, '--ramp', '100ms', '--max-disconnects', 0];
-      const { totals, code, output } = await load([url, ...clients, ...herd], { command: 'herd' });
-      assert.equal(code, 0, output);
-      assert.equal(totals.dropped, CLIENTS, output);
-      assert.equal(totals.connects, 2 * CLIENTS, output);
-      assert.equal(totals.finished, CLIENTS, output);
-    }
+    await Promise.all(
+      KINDS.map(async (kind) => {
+        const { url } = await singleNode(t, { generation });
+        const herd = ['--after', '1s', '--within', '200ms', '--hold', '3s', '--silent', '--max-errors', 0];
+        const clients = ['--client', kind, '--eio', eio, '--clients', CLIENTS, '--ramp', '100ms', '--max-disconnects', 0];
+        const { totals, code, output } = await load([url, ...clients, ...herd], { command: 'herd' });
+        assert.equal(code, 0, output);
+        assert.equal(totals.dropped, CLIENTS, output);
+        assert.equal(totals.connects, 2 * CLIENTS, output);
+        assert.equal(totals.finished, CLIENTS, output);
+      }),
+    );
   }
 });
 
