@@ -306,7 +306,7 @@ impl AcceptedConnection {
             }
         };
         self.handle.metrics.handshake(stream.is_resumed());
-        self.tls_info = stream.secured().map(Arc::new);
+        self.tls_info = Some(Arc::new(tls_info));
         if stream.alpn() == Some(acme::PROTOCOL) {
             return Ok(ConnectionUse::Challenge(stream));
         }

@@ -14,3 +14,4 @@ pub mod stream;
 mod tickets;
 pub mod tls;
 pub mod tls_client;
+pub mod tls_stream;

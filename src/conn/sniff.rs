@@ -96,7 +96,7 @@ pub(super) async fn close_with(client: ClientStream, bytes: &[u8]) {
             ClientStream::Plain(socket) => socket,
             ClientStream::Tls(mut stream) => {
                 stream.shutdown().await?;
-                stream.into_inner().0
+                stream.into_socket()
             }
         };
         socket.write_all(bytes).await?;

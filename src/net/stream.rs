@@ -12,16 +12,14 @@ use std::{
     time::Duration,
 };
 
-use rustls::{HandshakeKind, ProtocolVersion};
+use rustls::{CommonState, HandshakeKind};
 use socket2::{SockRef, Socket, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
 };
-use tokio_rustls::server::TlsStream;
 
-use super::tls;
-use crate::{config::suite_name, net::tls::TlsInfo};
+use super::tls_stream::{ClientTlsStream, ServerTlsStream};
 
 /// Idle time before the first keepalive probe, well below the 5 minutes after which common NAT gateways drop a
 /// connection.
@@ -119,7 +117,7 @@ pub enum ClientStream {
     /// Without TLS.
     Plain(TcpStream),
     /// With TLS.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<ServerTlsStream>),
 }
 
 impl ClientStream {
@@ -127,7 +125,7 @@ impl ClientStream {
     pub fn socket(&self) -> &TcpStream {
         match self {
             Self::Plain(socket) => socket,
-            Self::Tls(stream) => stream.get_ref().0,
+            Self::Tls(stream) => stream.socket(),
         }
     }
 
@@ -146,20 +144,6 @@ impl ClientStream {
         self.session()?.alpn_protocol()
     }
 
-    /// Returns TLS details of the client; `None` without TLS.
-    pub fn secured(&self) -> Option<TlsInfo> {
-        let session = self.session()?;
-        let alpn = session.alpn_protocol().map(|name| String::from_utf8_lossy(name).into());
-        let version = session.protocol_version().zip(session.negotiated_cipher_suite());
-        Some(TlsInfo {
-            sni: session.server_name().map(Box::from),
-            alpn,
-            version: version
-                .map(|(version, suite)| (version_name(version), suite_name(suite.suite()))),
-            client: session.peer_certificates().and_then(<[_]>::first).map(tls::identity),
-        })
-    }
-
     /// Whether the TLS session was resumed from an earlier one.
     pub fn is_resumed(&self) -> bool {
         self.session()
@@ -168,24 +152,17 @@ impl ClientStream {
 
     /// Whether TLS has a message to send on its own account, such as an alert. A flush sends it.
     pub fn has_unsent_tls(&self) -> bool {
-        self.session().is_some_and(|session| session.wants_write())
-    }
-
-    fn session(&self) -> Option<&rustls::ServerConnection> {
         match self {
-            Self::Plain(_) => None,
-            Self::Tls(stream) => Some(stream.get_ref().1),
+            Self::Plain(_) => false,
+            Self::Tls(stream) => stream.has_unsent(),
         }
     }
-}
 
-/// Returns a TLS version in OpenSSL's notation, which other tools use as well.
-fn version_name(version: ProtocolVersion) -> &'static str {
-    match version {
-        ProtocolVersion::TLSv1_2 => "TLSv1.2",
-        ProtocolVersion::TLSv1_3 => "TLSv1.3",
-        // Other versions are never negotiated.
-        _ => "?",
+    fn session(&self) -> Option<&CommonState> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(stream) => Some(stream.session()),
+        }
     }
 }
 
@@ -194,7 +171,7 @@ pub enum BackendStream {
     /// Without TLS.
     Plain(TcpStream),
     /// With TLS.
-    Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
+    Tls(Box<ClientTlsStream>),
 }
 
 impl BackendStream {
@@ -202,13 +179,21 @@ impl BackendStream {
     pub fn socket(&self) -> &TcpStream {
         match self {
             Self::Plain(socket) => socket,
-            Self::Tls(stream) => stream.get_ref().0,
+            Self::Tls(stream) => stream.socket(),
         }
     }
 
     /// Whether the connection uses TLS.
     pub fn is_tls(&self) -> bool {
         matches!(self, Self::Tls(_))
+    }
+
+    /// Whether a read may find something that has left the socket already.
+    pub fn has_received(&self) -> bool {
+        match self {
+            Self::Plain(_) => false,
+            Self::Tls(stream) => stream.has_received(),
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use std::{error::Error, fmt, io, net::IpAddr, sync::Arc, time::Duration};
 use rustls::{
     ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
     client::{
-        Resumption,
+        Resumption, UnbufferedClientConnection,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
     crypto::{verify_tls12_signature, verify_tls13_signature},
@@ -20,12 +20,11 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, DnsName, ServerName, UnixTime};
 use tokio::{net::TcpStream, time::timeout};
-use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use self::verify::BackendVerifier;
-use super::tls::{
-    self,
-    provider::{PROVIDER, SEND_LIMIT},
+use super::{
+    tls::{self, provider::PROVIDER},
+    tls_stream::{ClientTlsStream, TlsStream},
 };
 use crate::{config::BackendTls, error::FailureKind};
 
@@ -114,16 +113,21 @@ impl TlsServer {
         &self,
         socket: TcpStream,
         deadline: Duration,
-    ) -> Result<Box<TlsStream<TcpStream>>, HandshakeError> {
-        let connector = TlsConnector::from(Arc::clone(&self.config));
-        let handshake = connector.connect_with(self.name.clone(), socket, |session| {
-            session.set_buffer_limit(Some(SEND_LIMIT));
-        });
-        match timeout(deadline, handshake).await {
-            Ok(Ok(stream)) => Ok(Box::new(stream)),
-            Ok(Err(error)) => Err(HandshakeError { kind: tls::kind(&error), source: Some(error) }),
+    ) -> Result<Box<ClientTlsStream>, HandshakeError> {
+        let session = UnbufferedClientConnection::new(Arc::clone(&self.config), self.name.clone())
+            .map_err(|error| HandshakeError::from(io::Error::other(error)))?;
+        let mut stream = Box::new(TlsStream::new(session, socket, None));
+        match timeout(deadline, stream.handshake()).await {
+            Ok(Ok(())) => Ok(stream),
+            Ok(Err(error)) => Err(error.into()),
             Err(_) => Err(HandshakeError { kind: FailureKind::TimedOut, source: None }),
         }
+    }
+}
+
+impl From<io::Error> for HandshakeError {
+    fn from(error: io::Error) -> Self {
+        Self { kind: tls::kind(&error), source: Some(error) }
     }
 }
 

@@ -63,25 +63,9 @@ impl KeptConnection {
     /// Reads what has arrived. `Ready` if the connection cannot be used any more, otherwise `close` is
     /// woken when more arrives.
     fn poll_unusable(&mut self, close: &mut Context<'_>) -> Poll<()> {
-        if self.has_unread_tls() {
-            return Poll::Ready(());
-        }
         // Must not depend on how much the calling task has read already.
         let stream = &mut self.stream;
-        let polled = pin!(unconstrained(poll_fn(|cx| poll_one_byte(stream, cx)))).poll(close);
-        match polled {
-            // The messages so far may have ended the TLS session.
-            Poll::Pending if self.has_unread_tls() => Poll::Ready(()),
-            polled => polled,
-        }
-    }
-
-    /// Whether the last read has found more than the response: application data, or a `close_notify`.
-    fn has_unread_tls(&self) -> bool {
-        match &self.stream {
-            BackendStream::Plain(_) => false,
-            BackendStream::Tls(stream) => !stream.get_ref().1.wants_read(),
-        }
+        pin!(unconstrained(poll_fn(|cx| poll_one_byte(stream, cx)))).poll(close)
     }
 
     /// Whether the runtime has seen an event that has not been read yet.
@@ -111,8 +95,8 @@ impl Reusable for KeptConnection {
 
 /// Resolves if one byte, an end or an error can be read.
 fn poll_one_byte(stream: &mut BackendStream, cx: &mut Context<'_>) -> Poll<()> {
-    // Without an event there is nothing to read, and TLS need not prepare its buffers for it.
-    if ready!(stream.socket().poll_read_ready(cx)).is_err() {
+    // Without an event there is nothing to read, unless TLS has received more than the response.
+    if !stream.has_received() && ready!(stream.socket().poll_read_ready(cx)).is_err() {
         return Poll::Ready(());
     }
     let mut byte = [0];

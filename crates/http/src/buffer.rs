@@ -143,6 +143,16 @@ impl Buffer {
         }
     }
 
+    /// Returns the room behind the bytes, to be written to; [`commit`](Self::commit) adds what was written.
+    pub fn room_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.end..]
+    }
+
+    /// Adds `count` bytes that were written to the [room](Self::room_mut).
+    pub fn commit(&mut self, count: usize) {
+        self.end = (self.end + count).min(self.bytes.len());
+    }
+
     /// Leaves room before and behind the bytes to come; the buffer must be empty.
     pub(crate) fn leave_room(&mut self, before: usize, behind: usize) {
         debug_assert!(self.is_empty(), "bytes would be lost");

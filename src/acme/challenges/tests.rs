@@ -118,8 +118,7 @@ async fn handshake(
     };
     let (server, client) = tokio::join!(server, client);
     client?;
-    let alpn =
-        server.map_err(|refused| refused.error)?.get_ref().1.alpn_protocol().unwrap().to_vec();
+    let alpn = server.map_err(|refused| refused.error)?.session().alpn_protocol().unwrap().to_vec();
     Ok((alpn, seen.0.lock().unwrap().take().unwrap()))
 }
 

@@ -1,12 +1,9 @@
-//! The cryptography and the buffer limit that all TLS of the process shares.
+//! The cryptography that all TLS of the process shares.
 
 use std::sync::{Arc, LazyLock};
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 
-/// Maximum bytes that a connection buffers before they are written to its socket; further writes wait. Four full
-/// records: enough to fill the socket buffer at once, and the bound for a stalled reader.
-pub(in crate::net) const SEND_LIMIT: usize = 64 * 1024;
 /// Cryptography of aws-lc-rs, explicit so that no process-wide default is needed. The post-quantum key exchange
 /// comes first.
 pub(in crate::net) static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {

@@ -1,25 +1,29 @@
 //! TLS settings of a listener, and the handshake.
 
-use std::{error::Error, fmt, io, sync::Arc};
+use std::{error::Error, fmt, future::poll_fn, io, sync::Arc};
 
+use moorline_http::{BULK_SIZE, Buffer, HEAD_SIZE};
 use rustls::{
-    NamedGroup, ProtocolVersion, ServerConfig, SupportedProtocolVersion,
+    CommonState, NamedGroup, ProtocolVersion, ServerConfig, SupportedProtocolVersion,
     crypto::{CryptoProvider, aws_lc_rs},
-    server::{Acceptor, ClientHello, danger::ClientCertVerifier},
+    server::{
+        Accepted, Acceptor, ClientHello, UnbufferedServerConnection, danger::ClientCertVerifier,
+    },
     version::{TLS12, TLS13},
 };
 use rustls_pki_types::UnixTime;
-use tokio::net::TcpStream;
-use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
+use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
 use super::{
-    CertificateResolver, TicketKeys, client_auth, key_log,
-    kind::UnknownName,
-    provider::{PROVIDER, SEND_LIMIT},
+    CertificateResolver, TicketKeys, client_auth, identity, key_log, kind::UnknownName,
+    provider::PROVIDER,
 };
 use crate::{
-    config::{self, TlsVersion, UnknownSni},
-    net::tls::TlsInfo,
+    config::{self, TlsVersion, UnknownSni, suite_name},
+    net::{
+        tls::TlsInfo,
+        tls_stream::{ServerTlsStream, TlsStream},
+    },
 };
 
 /// The fatal alert `unrecognized_name` (RFC 6066 section 3) as a record. rustls has no way to send it: if its
@@ -172,8 +176,8 @@ impl Terminator {
         Ok(Self { config, preferred, resolver, unknown_sni: tls.unknown_sni, verifier })
     }
 
-    /// Performs the handshake. It has no deadline: the caller knows when the client was accepted. `secured` is filled
-    /// in as soon as the ClientHello has been parsed.
+    /// Performs the handshake. It has no deadline: the caller knows when the client was accepted. `secured` gets the
+    /// wishes of the client as soon as the ClientHello has been parsed, and what was agreed after the handshake.
     ///
     /// # Errors
     /// The handshake failed; the socket has not been closed.
@@ -181,7 +185,7 @@ impl Terminator {
         &self,
         socket: TcpStream,
         secured: &mut TlsInfo,
-    ) -> Result<Box<TlsStream<TcpStream>>, FailedHandshake> {
+    ) -> Result<Box<ServerTlsStream>, FailedHandshake> {
         self.accept_with_override(None, socket, secured).await
     }
 
@@ -194,7 +198,7 @@ impl Terminator {
         alpn_override: Option<AlpnOverride>,
         socket: TcpStream,
         secured: &mut TlsInfo,
-    ) -> Result<Box<TlsStream<TcpStream>>, FailedHandshake> {
+    ) -> Result<Box<ServerTlsStream>, FailedHandshake> {
         // Boxed: the future is large and ends long before the connection does.
         Box::pin(self.handshake(alpn_override, socket, secured)).await
     }
@@ -202,35 +206,37 @@ impl Terminator {
     async fn handshake(
         &self,
         alpn_override: Option<AlpnOverride>,
-        socket: TcpStream,
+        mut socket: TcpStream,
         secured: &mut TlsInfo,
-    ) -> Result<Box<TlsStream<TcpStream>>, FailedHandshake> {
-        let mut acceptor = LazyConfigAcceptor::new(Acceptor::default(), socket);
-        let start = match (&mut acceptor).await {
-            Ok(start) => start,
-            Err(error) => return Err(FailedHandshake::new(error, acceptor.take_io(), b"")),
+    ) -> Result<Box<ServerTlsStream>, FailedHandshake> {
+        let (hello, received) = match receive_hello(&mut socket).await {
+            Ok(received) => received,
+            Err(error) => return Err(FailedHandshake::new(error, Some(socket), b"")),
         };
-        record_hello(&start.client_hello(), secured);
+        record_hello(&hello.client_hello(), secured);
         let config = match alpn_override
-            .filter(|alpn_override| alpn_override.is_for(&start.client_hello()))
+            .filter(|alpn_override| alpn_override.is_for(&hello.client_hello()))
         {
             Some(alpn_override) => alpn_override.config,
             None => {
                 if let Err(unknown) = self.serves(secured.sni.as_deref()) {
                     let error = io::Error::new(io::ErrorKind::InvalidData, unknown);
-                    return Err(FailedHandshake::new(error, Some(start.io), UNRECOGNIZED_NAME));
+                    return Err(FailedHandshake::new(error, Some(socket), UNRECOGNIZED_NAME));
                 }
-                Arc::clone(self.by_preference(&start.client_hello()))
+                Arc::clone(self.by_preference(&hello.client_hello()))
             }
         };
-        let handshake =
-            start.into_stream_with(config, |tls| tls.set_buffer_limit(Some(SEND_LIMIT)));
-        let stream = match handshake.into_fallible().await {
-            Ok(stream) => stream,
-            Err((error, socket)) => return Err(FailedHandshake::new(error, Some(socket), b"")),
-        };
-        self.still_valid(&stream)?;
-        Ok(Box::new(stream))
+        // rustls reads the ClientHello again: it has no unbuffered way to continue with this one.
+        drop(hello);
+        let session = UnbufferedServerConnection::new(config)
+            .map_err(|error| FailedHandshake::from(io::Error::other(error)))?;
+        let mut stream = Box::new(TlsStream::new(session, socket, Some(received)));
+        if let Err(error) = stream.handshake().await {
+            return Err(FailedHandshake::new(error, Some(stream.into_socket()), b""));
+        }
+        self.still_valid(stream.session())?;
+        record_session(stream.session(), secured);
+        Ok(stream)
     }
 
     /// Returns the configuration for the first of our key exchange groups that the client supports. If there is none,
@@ -256,8 +262,7 @@ impl Terminator {
 
     /// Verifies the client certificate of a resumed session again: resumption needs no new proof and may outlive the
     /// certificate. The handshake is already complete, so the client gets no alert.
-    fn still_valid(&self, stream: &TlsStream<TcpStream>) -> io::Result<()> {
-        let session = stream.get_ref().1;
+    fn still_valid(&self, session: &CommonState) -> io::Result<()> {
         let resumed = session.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
         let Some((own, others)) = session.peer_certificates().and_then(<[_]>::split_first) else {
             return Ok(());
@@ -299,6 +304,57 @@ fn versions(
         new_enough && usable
     };
     [&TLS13, &TLS12].into_iter().filter(enabled).collect()
+}
+
+/// Reads from the socket until there is a ClientHello. Returns all bytes read, too.
+async fn receive_hello(socket: &mut TcpStream) -> io::Result<(Accepted, Buffer)> {
+    let mut acceptor = Acceptor::default();
+    let mut received = Buffer::new();
+    while received.len() < BULK_SIZE {
+        if received.is_full() {
+            received.reserve(HEAD_SIZE);
+        }
+        let read = poll_fn(|cx| received.poll_fill(cx, socket)).await?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let mut rest = &received.filled()[received.len() - read..];
+        while !rest.is_empty() {
+            acceptor.read_tls(&mut rest)?;
+            match acceptor.accept() {
+                Ok(Some(hello)) => return Ok((hello, received)),
+                Ok(None) => {}
+                Err((error, mut alert)) => {
+                    let mut bytes = Vec::new();
+                    alert.write_all(&mut bytes)?;
+                    // An error of the socket would hide the first one.
+                    let _ = socket.write_all(&bytes).await;
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+                }
+            }
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidData, "the ClientHello is too long"))
+}
+
+/// Records what was agreed in a handshake.
+fn record_session(session: &CommonState, secured: &mut TlsInfo) {
+    let agreed = session.alpn_protocol();
+    secured.alpn = agreed.map(|name| String::from_utf8_lossy(name).into());
+    let version = session.protocol_version().zip(session.negotiated_cipher_suite());
+    secured.version =
+        version.map(|(version, suite)| (version_name(version), suite_name(suite.suite())));
+    secured.client = session.peer_certificates().and_then(<[_]>::first).map(identity::of);
+}
+
+/// Returns a TLS version in OpenSSL's notation, which other tools use as well.
+fn version_name(version: ProtocolVersion) -> &'static str {
+    match version {
+        ProtocolVersion::TLSv1_2 => "TLSv1.2",
+        ProtocolVersion::TLSv1_3 => "TLSv1.3",
+        // Other versions are never negotiated.
+        _ => "?",
+    }
 }
 
 /// Records server name and first ALPN protocol.

@@ -3,17 +3,20 @@
 use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
 use rcgen::{CertificateParams, KeyPair};
-use rustls::pki_types::{PrivateKeyDer, ServerName};
+use rustls::{
+    client::UnbufferedClientConnection,
+    pki_types::{PrivateKeyDer, ServerName},
+};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
 };
-use tokio_rustls::{TlsAcceptor, TlsConnector, server::TlsStream};
+use tokio_rustls::{TlsAcceptor, server};
 
 use super::KeptConnection;
 use crate::{
     config::Reuse,
-    net::stream::BackendStream,
+    net::{stream::BackendStream, tls_stream::TlsStream},
     upstream::reuse::{ANY_AGE, Acquired, IdlePool},
 };
 
@@ -32,7 +35,7 @@ async fn plain(pool: &IdlePool) -> (Box<KeptConnection>, TcpStream) {
 }
 
 /// The same with TLS 1.3. The backend's session tickets have not been read.
-async fn tls(pool: &IdlePool) -> (Box<KeptConnection>, TlsStream<TcpStream>) {
+async fn tls(pool: &IdlePool) -> (Box<KeptConnection>, server::TlsStream<TcpStream>) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     let key = KeyPair::generate().unwrap();
@@ -40,7 +43,7 @@ async fn tls(pool: &IdlePool) -> (Box<KeptConnection>, TlsStream<TcpStream>) {
     let certificate = certificate.self_signed(&key).unwrap().der().clone();
     let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let server = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
+    let config = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()
@@ -53,15 +56,17 @@ async fn tls(pool: &IdlePool) -> (Box<KeptConnection>, TlsStream<TcpStream>) {
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let connector = TlsConnector::from(Arc::new(client));
     let ours = async {
         let socket = TcpStream::connect(address).await.unwrap();
         let name = ServerName::try_from("node.test").unwrap();
-        connector.connect(name, socket).await.unwrap()
+        let session = UnbufferedClientConnection::new(Arc::new(client), name).unwrap();
+        let mut stream = TlsStream::new(session, socket, None);
+        stream.handshake().await.unwrap();
+        stream
     };
     let theirs = async {
         let (socket, _) = listener.accept().await.unwrap();
-        TlsAcceptor::from(Arc::new(server)).accept(socket).await.unwrap()
+        TlsAcceptor::from(Arc::new(config)).accept(socket).await.unwrap()
     };
     let (ours, theirs) = tokio::join!(ours, theirs);
     (kept(pool, BackendStream::Tls(Box::new(ours))).await, theirs)

@@ -1,0 +1,402 @@
+//! Streams over pipes, with rustls's buffered API on the other side.
+
+use std::{future::poll_fn, io, sync::Arc};
+
+use rustls::{
+    ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion,
+    version::{TLS12, TLS13},
+};
+use rustls_pki_types::ServerName;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio_rustls::{TlsAcceptor, TlsConnector, client};
+
+use super::*;
+use crate::net::tls::{self, self_signed};
+
+type OurServer = TlsStream<UnbufferedServerConnection, DuplexStream>;
+
+const VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
+
+fn configs(version: &'static SupportedProtocolVersion) -> (Arc<ServerConfig>, Arc<ClientConfig>) {
+    let certificate = self_signed(&["chat.test".to_owned()]).unwrap();
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate.key.cert[0].clone()).unwrap();
+    let server = ServerConfig::builder_with_provider(Arc::clone(tls::provider()))
+        .with_protocol_versions(&[version])
+        .unwrap()
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(certificate.key)));
+    let client = ClientConfig::builder_with_provider(Arc::clone(tls::provider()))
+        .with_protocol_versions(&[version])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    (Arc::new(server), Arc::new(client))
+}
+
+fn name() -> ServerName<'static> {
+    ServerName::try_from("chat.test").unwrap()
+}
+
+/// Our server and a client, over a pipe that holds `size` bytes.
+async fn served(
+    version: &'static SupportedProtocolVersion,
+    size: usize,
+) -> (OurServer, client::TlsStream<DuplexStream>) {
+    let (server, client) = configs(version);
+    let (ours, theirs) = duplex(size);
+    let session = UnbufferedServerConnection::new(server).unwrap();
+    let mut ours = TlsStream::new(session, ours, None);
+    let connector = TlsConnector::from(client);
+    let (ready, theirs) = tokio::join!(ours.handshake(), connector.connect(name(), theirs));
+    ready.unwrap();
+    (ours, theirs.unwrap())
+}
+
+fn bytes(count: usize) -> Vec<u8> {
+    (0..count).map(|at| (at * 31 % 251) as u8).collect()
+}
+
+/// Returns all bytes that arrive at `ours` in reads of `step` bytes, and sends them back.
+async fn echo(ours: &mut (impl AsyncRead + AsyncWrite + Unpin), step: usize) -> Vec<u8> {
+    let (mut all, mut buffer) = (Vec::new(), vec![0; step]);
+    loop {
+        let count = ours.read(&mut buffer).await.unwrap();
+        if count == 0 {
+            ours.shutdown().await.unwrap();
+            return all;
+        }
+        all.extend_from_slice(&buffer[..count]);
+        ours.write_all(&buffer[..count]).await.unwrap();
+        ours.flush().await.unwrap();
+    }
+}
+
+/// Sends bytes and the end, and returns what comes back up to the end.
+async fn exchange(theirs: impl AsyncRead + AsyncWrite, sent: &[u8]) -> Vec<u8> {
+    let (mut reader, mut writer) = tokio::io::split(theirs);
+    let mut received = Vec::new();
+    let write = async {
+        writer.write_all(sent).await.unwrap();
+        writer.shutdown().await.unwrap();
+    };
+    let (_, read) = tokio::join!(write, reader.read_to_end(&mut received));
+    read.unwrap();
+    received
+}
+
+/// Polls a read once; returns whether it would wait.
+async fn read_waits<S: TlsSession>(ours: &mut TlsStream<S, DuplexStream>) -> bool {
+    let mut byte = [0];
+    poll_fn(|cx| {
+        Poll::Ready(Pin::new(&mut *ours).poll_read(cx, &mut ReadBuf::new(&mut byte)).is_pending())
+    })
+    .await
+}
+
+fn holds_nothing<S, T>(stream: &TlsStream<S, T>) -> bool {
+    stream.incoming.is_none() && stream.plain.is_none() && stream.outgoing.is_none()
+}
+
+/// The handshake, then [`echo`]. Returns the stream, too.
+async fn run<S: TlsSession>(
+    session: S,
+    pipe: DuplexStream,
+    step: usize,
+) -> (TlsStream<S, DuplexStream>, Vec<u8>) {
+    let mut ours = TlsStream::new(session, pipe, None);
+    ours.handshake().await.unwrap();
+    let echoed = echo(&mut ours, step).await;
+    (ours, echoed)
+}
+
+#[tokio::test]
+async fn bytes_arrive_however_they_are_split() {
+    for version in VERSIONS {
+        for (size, count, step) in [
+            (1, 3_000, 100),
+            (13, 40_000, 7),
+            (5_000, 300_000, 20_000),
+            (1 << 20, 300_000, 1 << 16),
+        ] {
+            let sent = bytes(count);
+            let (server, client) = configs(version);
+            let (ours, theirs) = duplex(size);
+            let session = UnbufferedServerConnection::new(Arc::clone(&server)).unwrap();
+            // The pipe may be too small for the session tickets: both sides move at once.
+            let peer = async {
+                let connector = TlsConnector::from(Arc::clone(&client));
+                exchange(connector.connect(name(), theirs).await.unwrap(), &sent).await
+            };
+            let ((ours, echoed), received) = tokio::join!(run(session, ours, step), peer);
+            assert!(echoed == sent && received == sent, "server, {version:?}, {size}");
+            assert!(holds_nothing(&ours));
+
+            let (ours, theirs) = duplex(size);
+            let session = UnbufferedClientConnection::new(Arc::clone(&client), name()).unwrap();
+            let peer = async {
+                let acceptor = TlsAcceptor::from(Arc::clone(&server));
+                exchange(acceptor.accept(theirs).await.unwrap(), &sent).await
+            };
+            let ((ours, echoed), received) = tokio::join!(run(session, ours, step), peer);
+            assert!(echoed == sent && received == sent, "client, {version:?}, {size}");
+            assert!(holds_nothing(&ours));
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_idle_stream_holds_no_buffer() {
+    for version in VERSIONS {
+        let (mut ours, mut theirs) = served(version, 1 << 20).await;
+        assert!(read_waits(&mut ours).await && holds_nothing(&ours), "after the handshake");
+        for count in [1, 100_000] {
+            theirs.write_all(&bytes(count)).await.unwrap();
+            ours.read_exact(&mut vec![0; count]).await.unwrap();
+            ours.write_all(&bytes(count)).await.unwrap();
+            assert!(read_waits(&mut ours).await && holds_nothing(&ours), "after {count} bytes");
+            theirs.read_exact(&mut vec![0; count]).await.unwrap();
+        }
+    }
+}
+
+/// What one connection costs the proxy, apart from its socket and its task.
+#[test]
+fn an_idle_stream_costs_little_memory() {
+    const MANY: u64 = 8;
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    for version in VERSIONS {
+        let (server, client) = configs(version);
+        let open = || {
+            runtime.block_on(async {
+                let (ours, theirs) = duplex(1 << 16);
+                let session = UnbufferedServerConnection::new(Arc::clone(&server)).unwrap();
+                let mut ours = Box::new(TlsStream::new(session, ours, None));
+                let connector = TlsConnector::from(Arc::clone(&client));
+                let connect = connector.connect(name(), theirs);
+                let (ready, theirs) = tokio::join!(ours.handshake(), connect);
+                ready.unwrap();
+                let mut theirs = theirs.unwrap();
+                theirs.write_all(b"request").await.unwrap();
+                ours.read_exact(&mut [0; 7]).await.unwrap();
+                ours.write_all(b"response").await.unwrap();
+                theirs.read_exact(&mut [0; 8]).await.unwrap();
+                ours
+            })
+        };
+        let _first = open();
+        let mut streams = Vec::with_capacity(MANY as usize);
+        let held = allocation_counter::measure(|| streams.extend((0..MANY).map(|_| open())));
+        let pipes = allocation_counter::measure(|| {
+            streams.iter_mut().for_each(|stream| stream.socket = duplex(1).0);
+        });
+        let each = (held.bytes_current + pipes.bytes_current) as u64 / MANY;
+        assert!(each < 4_500, "{version:?}: {each} bytes");
+    }
+}
+
+#[tokio::test]
+async fn bytes_behind_the_handshake_are_not_lost() {
+    for version in VERSIONS {
+        let (server, client) = configs(version);
+        let (ours, theirs) = duplex(1 << 20);
+        let session = UnbufferedServerConnection::new(server).unwrap();
+        let mut ours = TlsStream::new(session, ours, None);
+        // The client sends its last message and the request before the server is polled again.
+        let theirs = async {
+            let mut theirs = TlsConnector::from(client).connect(name(), theirs).await.unwrap();
+            theirs.write_all(&bytes(50_000)).await.unwrap();
+            theirs
+        };
+        let (_theirs, ready) = tokio::join!(theirs, ours.handshake());
+        ready.unwrap();
+        let mut received = vec![0; 50_000];
+        ours.read_exact(&mut received).await.unwrap();
+        assert_eq!(received, bytes(50_000));
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_during_the_handshake_is_reported() {
+    let (server, _) = configs(&TLS13);
+    let (ours, mut theirs) = duplex(1 << 10);
+    let session = UnbufferedServerConnection::new(server).unwrap();
+    let mut ours = TlsStream::new(session, ours, None);
+    theirs.write_all(&[22, 3, 1, 1]).await.unwrap();
+    drop(theirs);
+    assert_eq!(ours.handshake().await.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+}
+
+#[tokio::test]
+async fn close_notify_ends_reads_but_not_writes() {
+    for version in VERSIONS {
+        let (mut ours, mut theirs) = served(version, 1 << 20).await;
+        theirs.write_all(b"last").await.unwrap();
+        theirs.shutdown().await.unwrap();
+        let mut received = Vec::new();
+        ours.read_to_end(&mut received).await.unwrap();
+        assert_eq!(received, b"last");
+        assert_eq!(ours.read(&mut [0; 8]).await.unwrap(), 0);
+        ours.write_all(&bytes(100_000)).await.unwrap();
+        ours.shutdown().await.unwrap();
+        assert_eq!(ours.write(b"more").await.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        let mut received = Vec::new();
+        theirs.read_to_end(&mut received).await.unwrap();
+        assert_eq!(received, bytes(100_000));
+    }
+}
+
+#[tokio::test]
+async fn reads_go_on_after_our_own_end() {
+    for version in VERSIONS {
+        let (mut ours, mut theirs) = served(version, 1 << 20).await;
+        ours.shutdown().await.unwrap();
+        assert_eq!(theirs.read(&mut [0; 8]).await.unwrap(), 0);
+        theirs.write_all(&bytes(100_000)).await.unwrap();
+        theirs.shutdown().await.unwrap();
+        let mut received = Vec::new();
+        ours.read_to_end(&mut received).await.unwrap();
+        assert_eq!(received, bytes(100_000));
+        assert!(holds_nothing(&ours));
+    }
+}
+
+#[tokio::test]
+async fn an_end_without_close_notify_is_an_error_behind_the_data() {
+    for version in VERSIONS {
+        let (mut ours, mut theirs) = served(version, 1 << 20).await;
+        theirs.write_all(b"cut").await.unwrap();
+        drop(theirs);
+        let mut received = Vec::new();
+        let error = ours.read_to_end(&mut received).await.unwrap_err();
+        assert_eq!((error.kind(), &received[..]), (io::ErrorKind::UnexpectedEof, &b"cut"[..]));
+        assert!(holds_nothing(&ours));
+    }
+}
+
+#[tokio::test]
+async fn a_reader_that_stalls_stops_the_writer() {
+    let (mut ours, mut theirs) = served(&TLS13, 1_000).await;
+    let sent = bytes(1 << 20);
+    let mut accepted = 0;
+    let written = poll_fn(|cx| {
+        while let Poll::Ready(count) = Pin::new(&mut ours).poll_write(cx, &sent[accepted..]) {
+            accepted += count.unwrap();
+        }
+        Poll::Ready(accepted)
+    });
+    let written = written.await;
+    assert!((1_000..=MOST_AT_ONCE).contains(&written), "{written}");
+    assert!(ours.has_unsent());
+    assert!(ours.outgoing.as_ref().is_some_and(|held| held.capacity() <= BULK_SIZE));
+    let mut received = vec![0; sent.len()];
+    let rest = async {
+        ours.write_all(&sent[written..]).await.unwrap();
+        ours.flush().await.unwrap();
+    };
+    let (_, read) = tokio::join!(rest, theirs.read_exact(&mut received));
+    read.unwrap();
+    assert!(received == sent && holds_nothing(&ours));
+}
+
+#[tokio::test]
+async fn unread_records_do_not_delay_writes() {
+    for version in VERSIONS {
+        let (mut ours, mut theirs) = served(version, 1 << 20).await;
+        for part in bytes(60_000).chunks(20_000) {
+            theirs.write_all(part).await.unwrap();
+        }
+        let mut received = vec![0; 60_000];
+        ours.read_exact(&mut received[..1]).await.unwrap();
+        ours.write_all(b"response").await.unwrap();
+        let mut response = [0; 8];
+        theirs.read_exact(&mut response).await.unwrap();
+        assert_eq!(&response, b"response");
+        ours.read_exact(&mut received[1..]).await.unwrap();
+        assert_eq!(received, bytes(60_000));
+    }
+}
+
+#[tokio::test]
+async fn keys_are_updated_from_both_sides() {
+    let (mut ours, mut theirs) = served(&TLS13, 1 << 20).await;
+    for round in 0..3 {
+        theirs.get_mut().1.refresh_traffic_keys().unwrap();
+        theirs.write_all(b"question").await.unwrap();
+        let mut message = [0; 8];
+        ours.read_exact(&mut message).await.unwrap();
+        assert_eq!(&message, b"question", "{round}");
+        // The own keys are updated before the answer.
+        ours.write_all(b"response").await.unwrap();
+        theirs.read_exact(&mut message).await.unwrap();
+        assert_eq!(&message, b"response", "{round}");
+    }
+}
+
+#[tokio::test]
+async fn writes_succeed_while_a_key_update_has_arrived_in_part() {
+    let (mut ours, mut theirs) = served(&TLS13, 1 << 20).await;
+    // The client's messages pass through a pipe of the test, which cuts them.
+    theirs.get_mut().1.refresh_traffic_keys().unwrap();
+    let mut records = Vec::new();
+    theirs.get_mut().1.write_tls(&mut records).unwrap();
+    for byte in records {
+        theirs.get_mut().0.write_all(&[byte]).await.unwrap();
+        assert!(read_waits(&mut ours).await);
+        ours.write_all(b"x").await.unwrap();
+        assert_eq!(theirs.read(&mut [0; 8]).await.unwrap(), 1);
+    }
+    assert!(holds_nothing(&ours));
+}
+
+#[tokio::test]
+async fn an_invalid_record_ends_the_session_with_an_alert() {
+    for version in VERSIONS {
+        let (mut ours, mut theirs) = served(version, 1 << 20).await;
+        theirs.write_all(b"valid").await.unwrap();
+        let (socket, _) = theirs.get_mut();
+        socket.write_all(b"\x17\x03\x03\x00\x30").await.unwrap();
+        socket.write_all(&[7; 0x30]).await.unwrap();
+        let mut received = Vec::new();
+        let error = ours.read_to_end(&mut received).await.unwrap_err();
+        assert_eq!((error.kind(), &received[..]), (io::ErrorKind::InvalidData, &b"valid"[..]));
+        let inner = |error: &io::Error| error.get_ref().unwrap().to_string();
+        assert_eq!(inner(&error), rustls::Error::DecryptError.to_string());
+        assert_eq!(inner(&ours.read(&mut [0; 8]).await.unwrap_err()), inner(&error));
+        assert_eq!(inner(&ours.write(b"more").await.unwrap_err()), inner(&error));
+        let alert = theirs.read(&mut [0; 8]).await.unwrap_err();
+        assert!(alert.to_string().contains("BadRecordMac"), "{alert}");
+        ours.shutdown().await.unwrap();
+        assert!(holds_nothing(&ours));
+    }
+}
+
+#[tokio::test]
+async fn parts_of_a_write_share_records() {
+    let sizes: [&[usize]; 6] = [
+        &[0, 100, 0, 200],
+        &[10, RECORD],
+        &[200, 3 * RECORD, 1],
+        &[RECORD, RECORD + 1, RECORD - 1],
+        &[5_000, 5_000, 5_000, 5_000],
+        &[100, 200_000],
+    ];
+    for sizes in sizes {
+        let (mut ours, mut theirs) = served(&TLS13, 1 << 20).await;
+        let parts: Vec<_> = sizes.iter().map(|&size| bytes(size)).collect();
+        let slices: Vec<_> = parts.iter().map(|part| IoSlice::new(part)).collect();
+        let written = ours.write_vectored(&slices).await.unwrap();
+        let expected: Vec<_> = parts.concat();
+        assert_eq!(written, expected.len().min(MOST_AT_ONCE), "{sizes:?}");
+        let mut received = vec![0; written];
+        theirs.read_exact(&mut received).await.unwrap();
+        assert!(received == expected[..written], "{sizes:?}");
+    }
+    let (mut ours, mut theirs) = served(&TLS13, 1 << 20).await;
+    let parts = [IoSlice::new(b"two "), IoSlice::new(b"parts")];
+    assert_eq!(ours.write_vectored(&parts).await.unwrap(), 9);
+    let mut raw = vec![0; 10_000];
+    let count = theirs.get_mut().0.read(&mut raw).await.unwrap();
+    // The server's session tickets come first.
+    assert_eq!(raw[count - 9 - 22..][..5], [23, 3, 3, 0, 9 + 17]);
+}
