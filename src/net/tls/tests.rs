@@ -113,6 +113,32 @@ async fn sessions_resume_after_reload_and_upgrade_but_not_with_other_keys() {
 }
 
 #[tokio::test]
+async fn handshake_messages_may_arrive_in_pieces() {
+    let certificates = [certificate(&["chat.test"])];
+    let server = terminator(&certificates, &keys());
+    for version in [&TLS12, &TLS13] {
+        let client = Arc::new(client_config(&[&certificates[0]], &[version]));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (pipe, mut relayed) = tokio::io::duplex(7);
+        let mut sender = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        sender.set_nodelay(true).unwrap();
+        let (socket, _) = listener.accept().await.unwrap();
+        let mut secured = TlsInfo::default();
+        let handshake = async {
+            let name = ServerName::try_from("chat.test").unwrap();
+            let connector = TlsConnector::from(client);
+            tokio::join!(server.accept(socket, &mut secured), connector.connect(name, pipe))
+        };
+        let (ours, theirs) = tokio::select! {
+            both = handshake => both,
+            end = tokio::io::copy_bidirectional(&mut relayed, &mut sender) => panic!("{end:?}"),
+        };
+        assert!(ours.is_ok() && theirs.is_ok(), "{version:?}");
+        assert_eq!(secured.sni.as_deref(), Some("chat.test"));
+    }
+}
+
+#[tokio::test]
 async fn client_without_common_protocol_fails_with_an_alert() {
     let certificates = [certificate(&["chat.test"])];
     let server = terminator(&certificates, &keys());
