@@ -113,12 +113,9 @@ async fn run<S: TlsSession>(
 #[tokio::test]
 async fn bytes_arrive_however_they_are_split() {
     for version in VERSIONS {
-        for (size, count, step) in [
-            (1, 3_000, 100),
-            (13, 40_000, 7),
-            (5_000, 300_000, 20_000),
-            (1 << 20, 300_000, 1 << 16),
-        ] {
+        for (size, count, step) in
+            [(1, 1_000, 100), (13, 5_000, 7), (5_000, 300_000, 20_000), (1 << 20, 300_000, 1 << 16)]
+        {
             let sent = bytes(count);
             let (server, client) = configs(version);
             let (ours, theirs) = duplex(size);
@@ -141,6 +138,96 @@ async fn bytes_arrive_however_they_are_split() {
             let ((ours, echoed), received) = tokio::join!(run(session, ours, step), peer);
             assert!(echoed == sent && received == sent, "client, {version:?}, {size}");
             assert!(holds_nothing(&ours));
+        }
+    }
+}
+
+/// Passes bytes on in pieces of random size.
+async fn relay(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    mut random: fastrand::Rng,
+) {
+    let mut buffer = vec![0; 30_000];
+    loop {
+        let most = if random.bool() { random.usize(1..64) } else { random.usize(64..30_000) };
+        let count = from.read(&mut buffer[..most]).await.unwrap();
+        if count == 0 {
+            return to.shutdown().await.unwrap();
+        }
+        to.write_all(&buffer[..count]).await.unwrap();
+    }
+}
+
+/// Writes bytes in pieces of random size, some of them in several parts.
+async fn write_pieces(mut to: impl AsyncWrite + Unpin, bytes: &[u8], mut random: fastrand::Rng) {
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let piece = &rest[..random.usize(1..40_000).min(rest.len())];
+        let (start, end) = piece.split_at(random.usize(0..=piece.len()));
+        let written = match random.bool() {
+            true => to.write(piece).await.unwrap(),
+            false => to.write_vectored(&[IoSlice::new(start), IoSlice::new(end)]).await.unwrap(),
+        };
+        rest = &rest[written..];
+        if random.bool() {
+            to.flush().await.unwrap();
+        }
+        tokio::task::yield_now().await;
+    }
+    to.shutdown().await.unwrap();
+}
+
+/// Reads up to the end in steps of random size.
+async fn read_steps(mut from: impl AsyncRead + Unpin, mut random: fastrand::Rng) -> Vec<u8> {
+    let (mut all, mut buffer) = (Vec::new(), vec![0; 70_000]);
+    loop {
+        let most = if random.bool() { random.usize(1..64) } else { random.usize(64..70_000) };
+        match from.read(&mut buffer[..most]).await.unwrap() {
+            0 => return all,
+            count => all.extend_from_slice(&buffer[..count]),
+        }
+    }
+}
+
+#[tokio::test]
+async fn both_directions_and_key_updates_at_once() {
+    for version in VERSIONS {
+        let (server, client) = configs(version);
+        for seed in 0..20 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let (ours, near) = duplex(random.usize(1..40_000));
+            let (far, theirs) = duplex(1 << 20);
+            let (near_in, near_out) = tokio::io::split(near);
+            let (far_in, far_out) = tokio::io::split(far);
+            tokio::spawn(relay(near_in, far_out, random.fork()));
+            tokio::spawn(relay(far_in, near_out, random.fork()));
+            let session = UnbufferedServerConnection::new(Arc::clone(&server)).unwrap();
+            let sent = bytes(random.usize(1..200_000));
+            let (mut reads, mut writes) = (random.fork(), random.fork());
+            let ours = async {
+                let mut ours = TlsStream::new(session, ours, None);
+                ours.handshake().await.unwrap();
+                let (reader, writer) = tokio::io::split(ours);
+                let both =
+                    (read_steps(reader, reads.fork()), write_pieces(writer, &sent, writes.fork()));
+                tokio::join!(both.0, both.1).0
+            };
+            let theirs = async {
+                let connector = TlsConnector::from(Arc::clone(&client));
+                let mut theirs = connector.connect(name(), theirs).await.unwrap();
+                for piece in sent.chunks(random.usize(5_000..50_000)) {
+                    if *version == TLS13 && random.bool() {
+                        theirs.get_mut().1.refresh_traffic_keys().unwrap();
+                    }
+                    theirs.write_all(piece).await.unwrap();
+                    tokio::task::yield_now().await;
+                }
+                theirs.shutdown().await.unwrap();
+                read_steps(theirs, random.fork()).await
+            };
+            let (received, answered) = tokio::join!(ours, theirs);
+            assert!(received == sent && answered == sent, "{version:?}, seed {seed}");
         }
     }
 }
