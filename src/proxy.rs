@@ -14,6 +14,7 @@
 //! `StreamScope`. While a request waits, neither side holds a buffer.
 
 pub(crate) mod affinity;
+mod arrival;
 mod attempt;
 mod backend;
 mod client;
@@ -38,6 +39,7 @@ mod session_detect;
 #[cfg(test)]
 mod testing;
 mod timer;
+mod tunnel_start;
 mod upload;
 pub(crate) mod validate;
 pub(crate) mod websocket;

@@ -144,13 +144,13 @@ fn place(
     shared: &SharedState,
     pool: &PoolSnapshot,
     request: &RequestHead,
-    checked: &ValidatedRequest,
+    checked: &ValidatedRequest<'_>,
     (client, tls): (IpAddr, bool),
     explanation: &mut Explanation,
 ) {
     let engine = engine_request(request.query());
     describe_engine(engine.as_ref(), pool, explanation);
-    let cookie = AffinityCookie::of(&request.head, pool, tls, &checked.host);
+    let cookie = AffinityCookie::of(&request.head, pool, tls, checked.host);
     if request.head.has(FieldId::Cookie) {
         explanation.steps.push(match cookie.target() {
             Some(backend) => format!("The cookie names {}.", backend.name()),

@@ -41,25 +41,25 @@ pub(crate) struct ArrivalContext<'a> {
 
 /// Route of a request, before a backend is chosen.
 #[derive(Debug)]
-pub(crate) enum Routed<'s> {
+pub(crate) enum Routed<'s, 'r> {
     /// Response to an ACME server that validates a name.
     Challenge(Bytes),
     /// The listener redirects every request; with the host of the request.
-    Redirect(Redirect, Box<str>),
+    Redirect(Redirect, &'r str),
     /// Pool that serves the request.
-    Pool(ValidatedRequest, &'s RouteTarget),
+    Pool(ValidatedRequest<'r>, &'s RouteTarget),
 }
 
 /// Validates a request and finds its route.
 ///
 /// # Errors
 /// The request is rejected.
-pub(crate) fn route<'s>(
+pub(crate) fn route<'s, 'r>(
     context: ArrivalContext<'_>,
     challenges: &Challenges,
     snapshot: &'s Snapshot,
-    request: &RequestHead,
-) -> Result<Routed<'s>, ProxyError> {
+    request: &'r RequestHead,
+) -> Result<Routed<'s, 'r>, ProxyError> {
     let checked = validate::check(request)?;
     let path = request.path();
     if request.method == Method::GET
@@ -74,7 +74,7 @@ pub(crate) fn route<'s>(
         Some(to) => return Ok(Routed::Redirect(to, checked.host)),
         None => {}
     }
-    let host = validate::without_port(&checked.host);
+    let host = validate::without_port(checked.host);
     if context.misdirects(host) {
         return Err(ProxyError::new(Side::Client, Phase::Select, FailureKind::Misdirected));
     }

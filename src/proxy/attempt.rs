@@ -5,15 +5,15 @@
 //! search](super::owner_search). Any other request is retried on another backend if nothing was sent
 //! or the request can safely be repeated, within the retry budget of the pool.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use http::Method;
 
 use super::{
     affinity::{self, Destination},
+    arrival::RequestState,
     backend::SendOptions,
     client::ClientSide,
-    engine_request::EngineRequest,
     exchange::{BackendResponse, SendError, send_request},
     outgoing::Outgoing,
     retry::RetryPlan,
@@ -22,10 +22,7 @@ use crate::{
     error::{FailureKind, Phase, ProxyError, Side},
     net::proxy_protocol::ConnectionOrigin,
     observe::ChosenBy,
-    shared::SharedState,
-    snapshot::PoolSnapshot,
-    sticky::recent_sessions::ClientKey,
-    stream_log::{SessionClient, StreamScope},
+    stream_log::SessionClient,
     upstream::{Backend, SessionGuard},
 };
 
@@ -35,25 +32,16 @@ const MAX_TRIES: usize = 3;
 /// How long a backend may hold a poll if the session's `pingInterval` is unknown.
 pub(super) const UNKNOWN_POLL: Duration = Duration::from_secs(300);
 
-/// State of sending one request until a backend answers.
+/// Sends one request until a backend answers.
 #[derive(Debug)]
-pub(super) struct RequestAttempt<'a> {
-    pub(super) proxy: &'a SharedState,
-    pub(super) pool: &'a PoolSnapshot,
+pub(super) struct RequestAttempt<'a, 'p> {
+    pub(super) state: &'a mut RequestState<'p>,
     pub(super) outgoing: &'a mut Outgoing,
     pub(super) client: &'a mut ClientSide,
-    pub(super) scope: &'a mut StreamScope,
-    pub(super) engine: Option<&'a EngineRequest>,
-    pub(super) upgrade: bool,
-    pub(super) address: IpAddr,
     /// Client address that is announced to the backend, if the pool sends PROXY headers.
     pub(super) from: &'a ConnectionOrigin,
-    /// Key of the client among the recent sessions.
-    pub(super) client_key: Option<ClientKey>,
     /// The session is known to be on one backend; no other backend can serve the request.
     pub(super) bound: bool,
-    /// Long poll other than Engine.IO's: the backend may hold the request without a deadline.
-    pub(super) long_poll: bool,
     /// A kept-alive connection was closed during the request; use only new connections from here on.
     pub(super) fresh: bool,
 }
@@ -68,14 +56,14 @@ pub(super) struct AttemptOutcome {
     pub(super) unknown: bool,
 }
 
-impl RequestAttempt<'_> {
+impl RequestAttempt<'_, '_> {
     /// Sends the request to the chosen destination.
     pub(super) async fn run(
         &mut self,
         destination: Destination,
     ) -> Result<AttemptOutcome, ProxyError> {
         match destination {
-            Destination::Session(backend, lifetime) => self.send_to_owner(backend, lifetime).await,
+            Destination::Session(backend, lifetime) => self.send_to_owner(&backend, lifetime).await,
             Destination::Gone { .. } => Err(self.session_gone()),
             // Boxed: rare, and larger than the others.
             Destination::Search(first) => Box::pin(self.search_owner(first)).await,
@@ -87,43 +75,60 @@ impl RequestAttempt<'_> {
     }
 
     /// Sends the request to the backends that the plan and the balance policy choose.
-    pub(super) async fn send_balanced(
+    pub(super) fn send_balanced(
         &mut self,
         mut plan: RetryPlan,
-    ) -> Result<AttemptOutcome, ProxyError> {
-        self.bound = false;
-        let header = self.config().timeouts.response_header;
-        let header = if self.is_poll() { header.max(UNKNOWN_POLL) } else { header };
-        let mut last = None;
-        loop {
-            self.set_chosen_by(plan.by);
-            let Some(backend) = self.next(&mut plan) else {
-                return Err(self.no_backend_left(&plan, last));
-            };
-            // Counted from here on, queued or not, so that the next pick takes this session into
-            // account.
-            let reserved = self.opens_session().then(|| backend.hold());
-            if self.config().admission.is_some() && !self.admitted(&backend, &mut plan).await? {
-                continue;
-            }
-            match self.send_once(&backend, header).await {
-                Ok(answer) => return Ok(AttemptOutcome { answer, reserved, unknown: false }),
-                Err(SendError { kept: true, error, .. }) if self.may_be_stale(&error) => {
-                    tracing::debug!(%error, "trying the same backend on a new connection");
-                    self.proxy.metrics.retries.inc();
-                    self.fresh = true;
-                    plan.bound = Some(backend);
+    ) -> impl Future<Output = Result<AttemptOutcome, ProxyError>> + Send {
+        // The block holds the plan once.
+        async move {
+            self.bound = false;
+            let header = self.config().timeouts.response_header;
+            let header = if self.is_poll() { header.max(UNKNOWN_POLL) } else { header };
+            let mut last: Option<Box<ProxyError>> = None;
+            loop {
+                self.set_chosen_by(plan.by);
+                let Some(backend) = self.next(&mut plan) else {
+                    return Err(self.no_backend_left(&plan, last.map(|last| *last)));
+                };
+                // Counted from here on, queued or not, so that the next pick takes this session into
+                // account.
+                let reserved = self.opens_session().then(|| backend.hold());
+                // Boxed: few pools limit new sessions.
+                if self.config().admission.is_some()
+                    && !Box::pin(self.admitted(&backend, &mut plan)).await?
+                {
+                    continue;
                 }
-                Err(SendError { error, .. }) => {
-                    plan.mark_tried(backend);
-                    if !self.may_retry(&error, plan.tries) {
-                        return Err(error);
-                    }
-                    tracing::debug!(%error, "trying another backend");
-                    last = Some(error);
-                }
+                let failure = match self.send_once(&backend, header).await {
+                    Ok(answer) => return Ok(AttemptOutcome { answer, reserved, unknown: false }),
+                    Err(failure) => failure,
+                };
+                last = self.try_again(failure, backend, &mut plan)?.map(Box::new);
             }
         }
+    }
+
+    /// Decides whether and where a failed request is sent again. Returns the failure if it counts.
+    fn try_again(
+        &mut self,
+        failure: SendError,
+        backend: Arc<Backend>,
+        plan: &mut RetryPlan,
+    ) -> Result<Option<ProxyError>, ProxyError> {
+        let SendError { kept, error, .. } = failure;
+        if kept && self.may_be_stale(&error) {
+            tracing::debug!(%error, "trying the same backend on a new connection");
+            self.state.proxy.metrics.retries.inc();
+            self.fresh = true;
+            plan.bound = Some(backend);
+            return Ok(None);
+        }
+        plan.mark_tried(backend);
+        if !self.may_retry(&error, plan.tries) {
+            return Err(error);
+        }
+        tracing::debug!(%error, "trying another backend");
+        Ok(Some(error))
     }
 
     /// Sends the request once and updates the backend's health by the outcome.
@@ -133,34 +138,30 @@ impl RequestAttempt<'_> {
         header: Duration,
     ) -> Result<BackendResponse, SendError> {
         self.track_client(backend);
-        self.scope.record().backend = Some(Arc::clone(backend.label()));
-        self.scope.enter(Phase::ResponseHeader);
-        let config = self.pool.config();
+        self.state.scope.record().backend = Some(Arc::clone(backend.label()));
+        self.state.scope.enter(Phase::ResponseHeader);
+        let config = self.state.pool.config();
         let options = SendOptions {
             backend,
-            connector: self.pool.connector(),
+            connector: self.state.pool.connector(),
             from: self.from,
-            connect: config.timeouts.connect,
-            header: match self.long_poll {
+            config,
+            header: match self.state.long_poll {
                 true => config.timeouts.stream_idle,
                 false => Some(header),
             },
-            body_idle: config.timeouts.body_idle,
-            limits: config.response_header,
-            keep: config.reuse.idle_timeout,
-            upgrade: self.upgrade,
+            upgrade: self.state.upgrade,
             once: !self.replayable(),
             fresh: self.fresh,
             bound: self.bound,
         };
-        let method = self.outgoing.method.clone();
         let upload = self.outgoing.upload();
-        let outcome = send_request(&options, &method, upload, self.client).await;
+        let outcome = send_request(&options, &self.state.method, upload, self.client).await;
         self.record_outcome(backend, &outcome);
         match &outcome {
             Ok(answer) => {
                 backend.record_response();
-                let record = self.scope.record();
+                let record = self.state.scope.record();
                 record.first_byte_seen();
                 if let Some(time) = answer.connected {
                     record.connect_took(time);
@@ -182,13 +183,13 @@ impl RequestAttempt<'_> {
             | (Phase::Handshake, _) => {}
             // A poll that is held for too long says nothing about the health of the backend.
             (Phase::ResponseHeader, FailureKind::TimedOut)
-                if !self.is_poll() && !self.long_poll => {}
+                if !self.is_poll() && !self.state.long_poll => {}
             _ => return,
         }
         if matches!(error.kind, FailureKind::TimedOut | FailureKind::Io) {
             backend.record_no_response(*began);
         }
-        self.proxy.record_failure(backend, &self.config().health, error, *began);
+        self.state.proxy.record_failure(backend, &self.config().health, error, *began);
     }
 
     /// Counts failures that are the backend's fault towards an ejection.
@@ -207,7 +208,7 @@ impl RequestAttempt<'_> {
                 // The backend may have closed a kept-alive connection meanwhile, and it may hold a
                 // poll for as long as it likes.
                 (Side::Backend, Phase::ResponseHeader)
-                    if !kept && !self.is_poll() && !self.long_poll =>
+                    if !kept && !self.is_poll() && !self.state.long_poll =>
                 {
                     true
                 }
@@ -215,16 +216,16 @@ impl RequestAttempt<'_> {
                 _ => return,
             },
         };
-        self.proxy.note(backend, failed);
+        self.state.proxy.note(backend, failed);
     }
 
     /// Associates the stream with the client's key, so that the session is remembered on this
     /// backend if the client leaves the poll or the reply closes the session.
     fn track_client(&mut self, backend: &Backend) {
-        if let Some(key) = self.client_key.filter(|_| self.is_poll()) {
-            let (memory, backend) = (Arc::clone(&self.proxy.memory), backend.tag());
-            let scan = self.engine.map(|engine| engine.framing.reply());
-            self.scope.track_client(SessionClient { memory, key, backend, scan });
+        if let Some(key) = self.state.client_key.filter(|_| self.is_poll()) {
+            let (memory, backend) = (Arc::clone(&self.state.proxy.memory), backend.tag());
+            let scan = self.state.engine.as_ref().map(|engine| engine.framing.reply());
+            self.state.scope.track_client(SessionClient { memory, key, backend, scan });
         }
     }
 
@@ -235,8 +236,8 @@ impl RequestAttempt<'_> {
             (_, Phase::ResponseHeader, FailureKind::TimedOut) => false,
             _ => !self.outgoing.has_written() || self.replayable(),
         };
-        retriable && tries < MAX_TRIES && self.pool.upstream.retry_allowed() && {
-            self.proxy.metrics.retries.inc();
+        retriable && tries < MAX_TRIES && self.state.pool.upstream.retry_allowed() && {
+            self.state.proxy.metrics.retries.inc();
             true
         }
     }
@@ -249,40 +250,41 @@ impl RequestAttempt<'_> {
     }
 
     fn replayable(&self) -> bool {
-        let session = self.engine.is_some_and(|engine| engine.sid.is_some());
-        !session && !self.upgrade && self.outgoing.replayable()
+        let session = self.state.engine.as_ref().is_some_and(|engine| engine.sid.is_some());
+        !session && !self.state.upgrade && self.outgoing.replayable()
     }
 
     pub(super) fn forget(&self) {
         if let Some(sid) = self.sid() {
-            self.proxy.sids.forget(self.pool.upstream.name(), sid);
+            self.state.proxy.sids.forget(self.state.pool.upstream.name(), sid);
         }
     }
 
     pub(super) fn sid(&self) -> Option<&str> {
-        self.engine.and_then(|engine| engine.sid.as_deref())
+        self.state.engine.as_ref().and_then(|engine| engine.sid.as_deref())
     }
 
     /// Whether this is a GET that a backend may hold until it has data.
     pub(super) fn is_poll(&self) -> bool {
-        let session = self.engine.is_some_and(|engine| engine.polling && engine.sid.is_some());
-        session && self.outgoing.method == Method::GET && !self.upgrade
+        let session =
+            self.state.engine.as_ref().is_some_and(|engine| engine.polling && engine.sid.is_some());
+        session && self.state.method == Method::GET && !self.state.upgrade
     }
 
     fn opens_session(&self) -> bool {
-        self.upgrade || self.engine.is_some_and(|engine| engine.sid.is_none())
+        self.state.upgrade || self.state.engine.as_ref().is_some_and(|engine| engine.sid.is_none())
     }
 
     pub(super) fn begins_session(&self) -> bool {
-        affinity::begins_session(self.engine, &self.outgoing.method, self.upgrade)
+        affinity::begins_session(self.state.engine.as_ref(), &self.state.method, self.state.upgrade)
     }
 
     pub(super) fn set_chosen_by(&mut self, by: ChosenBy) {
-        self.scope.record().chosen_by = by;
+        self.state.scope.record().chosen_by = by;
     }
 
     pub(super) fn config(&self) -> &crate::config::PoolConfig {
-        self.pool.config()
+        self.state.pool.config()
     }
 
     pub(super) fn session_gone(&self) -> ProxyError {

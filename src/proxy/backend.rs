@@ -14,7 +14,7 @@ use std::{
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::{
-    config::HeaderLimits,
+    config::PoolConfig,
     error::ProxyError,
     net::{proxy_protocol::ConnectionOrigin, stream::BackendStream},
     observe::Metrics,
@@ -39,16 +39,10 @@ pub(super) struct SendOptions<'a> {
     /// How to connect, and for which client.
     pub(super) connector: &'a BackendConnector,
     pub(super) from: &'a ConnectionOrigin,
-    /// Deadline for opening a connection.
-    pub(super) connect: Duration,
+    /// Limits of the pool.
+    pub(super) config: &'a PoolConfig,
     /// Deadline for the header of the response, from the end of the request; `None`: no limit.
     pub(super) header: Option<Duration>,
-    /// Maximum time within which a byte of the request body must move.
-    pub(super) body_idle: Duration,
-    /// Limits of the response header.
-    pub(super) limits: HeaderLimits,
-    /// How long a connection may be kept for reuse.
-    pub(super) keep: Duration,
     /// The request is a WebSocket handshake: it needs a new connection.
     pub(super) upgrade: bool,
     /// The request cannot be repeated: use only a connection that cannot be closing.
@@ -63,6 +57,11 @@ impl SendOptions<'_> {
     /// Whether the request needs a new connection.
     fn needs_own_connection(&self) -> bool {
         self.upgrade || self.fresh || !self.connector.is_shared()
+    }
+
+    /// Maximum idle time of a kept connection for this request.
+    fn oldest(&self) -> Duration {
+        if self.once && !self.needs_own_connection() { YOUNG } else { ANY_AGE }
     }
 }
 
@@ -111,17 +110,21 @@ pub(super) struct RequestSlot {
 }
 
 impl RequestSlot {
+    /// Takes the right to use a connection; `None` if all are in use.
+    pub(super) fn try_acquire(backend: &Arc<Backend>) -> Option<Self> {
+        let in_flight = backend.request();
+        Some(Self { in_flight, in_use: backend.connection()? })
+    }
+
     /// Waits for the right to use a connection. Only requests of sessions that the backend owns wait for it.
     pub(super) async fn acquire(options: &SendOptions<'_>, until: Instant) -> Option<Self> {
+        if !options.bound {
+            return None;
+        }
         let backend = options.backend;
         let in_flight = backend.request();
-        let in_use = match backend.connection() {
-            None if options.bound => {
-                let _pending = backend.pending()?;
-                timeout_at(until, Box::pin(backend.wait_for_connection())).await.ok()?
-            }
-            at_once => at_once?,
-        };
+        let _pending = backend.pending()?;
+        let in_use = timeout_at(until, backend.wait_for_connection()).await.ok()?;
         Some(Self { in_flight, in_use })
     }
 
@@ -132,31 +135,27 @@ impl RequestSlot {
     }
 }
 
+/// Takes a kept connection; `None` if there is none, or the request needs its own.
+pub(super) fn take_kept(options: &SendOptions<'_>) -> Option<Box<KeptConnection>> {
+    if options.needs_own_connection() {
+        return None;
+    }
+    let idle = options.backend.idle();
+    loop {
+        let connection = idle.take::<KeptConnection>(options.oldest())?;
+        if connection.connector == options.connector.serial() {
+            return Some(connection);
+        }
+    }
+}
+
 /// Takes a kept connection or the right to open one. `None` if neither is available in time, or
 /// if too many requests wait.
 pub(super) async fn acquire(
     options: &SendOptions<'_>,
     until: Instant,
 ) -> Option<Acquired<KeptConnection>> {
-    let idle = options.backend.idle();
-    let age = if options.once && !options.needs_own_connection() { YOUNG } else { ANY_AGE };
-    if !options.needs_own_connection() {
-        // Most requests find a connection, and do not wait.
-        while let Some(connection) = idle.take::<KeptConnection>(age) {
-            if connection.connector == options.connector.serial() {
-                return Some(Acquired::Idle(connection));
-            }
-        }
-    }
-    Box::pin(acquire_slowly(options, until, age)).await
-}
-
-async fn acquire_slowly(
-    options: &SendOptions<'_>,
-    until: Instant,
-    age: Duration,
-) -> Option<Acquired<KeptConnection>> {
-    let idle = options.backend.idle();
+    let (idle, age) = (options.backend.idle(), options.oldest());
     let acquired = async {
         loop {
             let acquired = tokio::select! {
@@ -198,7 +197,7 @@ pub(super) async fn open(
 
 /// Connects; waits within the deadline if descriptors or ports are exhausted.
 async fn connect(options: &SendOptions<'_>) -> Result<BackendStream, ConnectError> {
-    let until = Instant::now() + options.connect;
+    let until = Instant::now() + options.config.timeouts.connect;
     loop {
         let left = until.saturating_duration_since(Instant::now());
         match options.connector.open(options.backend, options.from, left).await {

@@ -2,9 +2,8 @@
 
 use std::{
     future::{Future, poll_fn},
-    io,
     net::SocketAddr,
-    pin::pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -13,22 +12,19 @@ use std::{
     time::Duration,
 };
 
-use moorline_http::{BodyLength, HeadLimits, RequestHead, RequestParser};
+use moorline_http::{BodyLength, Buffer, HeadLimits, RequestHead, RequestParser};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::AsyncWriteExt as _,
     task::unconstrained,
     time::{Instant, timeout, timeout_at},
 };
 
 use super::{
-    client::ClientSide,
-    deliver,
-    handle::{self, TunnelCounts},
-    refusal::RejectedRequest,
-    reply::OwnReply,
-    websocket::ReadyTunnel,
+    client::ClientSide, deliver, handle::handle, refusal::RejectedRequest, reply::OwnReply,
+    tunnel_start::TunnelCounts, websocket::ReadyTunnel,
 };
 use crate::{
+    config::HeaderLimits,
     net::{
         per_address::CountedConnection,
         stream::{ByteStream as _, ClientStream},
@@ -89,82 +85,90 @@ pub(super) enum Flow {
 
 /// What the wait for a request results in.
 enum Arrived {
-    Request(Box<RequestHead>),
+    Request(RequestHead),
     /// The connection ends without another request.
     End,
-    Rejected(RejectedRequest),
+    Rejected(Box<RejectedRequest>),
+    /// The shutdown is forced.
+    Forced,
 }
 
 /// Serves a connection. Its end depends on the phase of the shutdown: after the next response
 /// (`Handoff`), after the request in flight (`Graceful`), or at once (`Forced`). `refused` reports a
 /// request that is rejected before it is understood.
-pub(crate) async fn serve(
+pub(crate) fn serve(
     proxy: Arc<SharedState>,
     info: Arc<ConnectionInfo>,
     stream: ClientStream,
     refused: impl FnOnce(&SharedState, &ConnectionInfo, &RejectedRequest),
-) {
-    let mut drain = info.sinks.drain.clone();
-    let mut serving = pin!(serve_requests(&proxy, &info, stream, refused));
-    {
-        // Must be woken even if the task has used up its budget.
-        let mut graceful = pin!(unconstrained(drain.graceful()));
-        let mut watched = false;
-        let ended = poll_fn(|cx| {
-            // Polled once, to be woken by the first change of the phase, and always after it.
-            let polls = !watched || info.sinks.drain.phase() != ShutdownPhase::Running;
-            watched = true;
-            if polls && graceful.as_mut().poll(cx).is_ready() {
-                info.draining.store(true, Ordering::Relaxed);
-                return Poll::Ready(false);
+) -> impl Future<Output = ()> {
+    let opened = Instant::now();
+    let mut client = ClientSide::new(stream, opened + info.listener.header_timeout);
+    let mut wait = RequestWait::new(opened, &info.listener.header);
+    // Captured by the block, so that the future holds each of them once.
+    async move {
+        let shutdown = pin!(unconstrained(forced(&info)));
+        let mut shutdown = ShutdownWatch { info: &info, forced: shutdown, watched: false };
+        let mut ending = loop {
+            let arrived = poll_fn(|cx| match shutdown.is_forced(cx) {
+                true => Poll::Ready(Arrived::Forced),
+                false => wait.poll_request(cx, &info, &mut client),
+            });
+            let request = match arrived.await {
+                Arrived::Request(request) => request,
+                Arrived::End => break close(client, false),
+                Arrived::Rejected(rejected) => {
+                    refused(&proxy, &info, &rejected);
+                    break reject(&proxy, client, rejected);
+                }
+                Arrived::Forced => return,
+            };
+            let mut handling = handle(&proxy, &info, &mut client, request);
+            let flow = poll_fn(|cx| match shutdown.is_forced(cx) {
+                true => Poll::Ready(Flow::Drop),
+                false => handling.as_mut().poll(cx),
+            });
+            let flow = flow.await;
+            drop(handling);
+            match flow {
+                Flow::Next => wait.next(),
+                Flow::Close { lingers } => break close(client, lingers),
+                Flow::Reset => return client.stream.reset_on_drop(),
+                Flow::Drop => return,
+                Flow::Tunnel(ready) => return ready.start(client),
             }
-            serving.as_mut().poll(cx).map(|()| true)
-        });
-        if ended.await {
-            return;
-        }
-    }
-    tokio::select! {
-        biased;
-        () = drain.forced() => {}
-        () = serving => {}
+        };
+        poll_fn(|cx| match shutdown.is_forced(cx) {
+            true => Poll::Ready(()),
+            false => ending.as_mut().poll(cx),
+        })
+        .await;
     }
 }
 
-async fn serve_requests(
-    proxy: &SharedState,
-    info: &ConnectionInfo,
-    stream: ClientStream,
-    refused: impl FnOnce(&SharedState, &ConnectionInfo, &RejectedRequest),
-) {
-    let limits = &info.listener.header;
-    let limits = HeadLimits { size: limits.size, fields: limits.fields };
-    let opened = Instant::now();
-    let mut client = ClientSide::new(stream, opened + info.listener.header_timeout);
-    let mut wait = RequestWait {
-        parser: RequestParser::default(),
-        limits,
-        since: opened,
-        first: true,
-        begun: false,
-    };
-    loop {
-        let request = match poll_fn(|cx| wait.poll_request(cx, info, &mut client)).await {
-            Arrived::Request(request) => request,
-            Arrived::End => return close(client, false).await,
-            Arrived::Rejected(rejected) => {
-                refused(proxy, info, &rejected);
-                return Box::pin(reject(proxy, client, &rejected)).await;
-            }
-        };
-        // Boxed: a connection that waits for requests must not hold the state of one.
-        match Box::pin(handle::handle(proxy, info, &mut client, *request)).await {
-            Flow::Next => wait.next(),
-            Flow::Close { lingers } => return close(client, lingers).await,
-            Flow::Reset => return client.stream.reset_on_drop(),
-            Flow::Drop => return,
-            Flow::Tunnel(ready) => return ready.start(client),
-        }
+/// Resolves when a shutdown is forced; marks the connection when a shutdown begins.
+async fn forced(info: &ConnectionInfo) {
+    let mut drain = info.sinks.drain.clone();
+    drain.graceful().await;
+    info.draining.store(true, Ordering::Relaxed);
+    drain.forced().await;
+}
+
+/// Watches the phase of the shutdown.
+struct ShutdownWatch<'a, F> {
+    info: &'a ConnectionInfo,
+    /// [`forced`], which must wake the task even if the task has used up its budget.
+    forced: Pin<&'a mut F>,
+    watched: bool,
+}
+
+impl<F: Future> ShutdownWatch<'_, F> {
+    /// Whether the shutdown is forced. The task is woken by every change of the phase.
+    fn is_forced(&mut self, cx: &mut Context<'_>) -> bool {
+        // Polled once, to be woken by the first change of the phase, and always after it.
+        let polls = !self.watched || self.info.sinks.drain.phase() != ShutdownPhase::Running;
+        self.watched = true;
+        polls && self.forced.as_mut().poll(cx).is_ready()
     }
 }
 
@@ -182,6 +186,17 @@ struct RequestWait {
 }
 
 impl RequestWait {
+    /// Begins the wait for the first request of a connection that was opened at this time.
+    fn new(opened: Instant, limits: &HeaderLimits) -> Self {
+        Self {
+            parser: RequestParser::default(),
+            limits: HeadLimits { size: limits.size, fields: limits.fields },
+            since: opened,
+            first: true,
+            begun: false,
+        }
+    }
+
     /// Begins the wait for another request.
     fn next(&mut self) {
         (self.since, self.first, self.begun) = (Instant::now(), false, false);
@@ -195,11 +210,11 @@ impl RequestWait {
     ) -> Poll<Arrived> {
         loop {
             match self.parser.parse(&mut client.input, self.limits) {
-                Ok(Some(request)) => return Poll::Ready(Arrived::Request(Box::new(request))),
+                Ok(Some(request)) => return Poll::Ready(Arrived::Request(request)),
                 Ok(None) => {}
                 Err(fault) => {
                     let rejected = RejectedRequest::invalid(fault, known(client), self.since);
-                    return Poll::Ready(Arrived::Rejected(rejected));
+                    return Poll::Ready(Arrived::Rejected(Box::new(rejected)));
                 }
             }
             let begun = client.input.as_ref().is_some_and(|input| !input.is_empty());
@@ -211,11 +226,11 @@ impl RequestWait {
                 Poll::Ready(Ok(true)) => {}
                 Poll::Ready(Ok(false)) if begun => {
                     let rejected = RejectedRequest::incomplete(known(client), self.since);
-                    return Poll::Ready(Arrived::Rejected(rejected));
+                    return Poll::Ready(Arrived::Rejected(Box::new(rejected)));
                 }
                 Poll::Ready(Err(_)) if begun => {
                     let rejected = RejectedRequest::reset(known(client), self.since);
-                    return Poll::Ready(Arrived::Rejected(rejected));
+                    return Poll::Ready(Arrived::Rejected(Box::new(rejected)));
                 }
                 Poll::Ready(_) => return Poll::Ready(Arrived::End),
                 Poll::Pending => break,
@@ -230,7 +245,7 @@ impl RequestWait {
         };
         ready!(client.timer.poll_until(cx, self.since + limit));
         Poll::Ready(match self.begun {
-            true => Arrived::Rejected(RejectedRequest::late(known(client), self.since)),
+            true => Arrived::Rejected(Box::new(RejectedRequest::late(known(client), self.since))),
             false => Arrived::End,
         })
     }
@@ -241,18 +256,28 @@ fn known(client: &ClientSide) -> &[u8] {
     client.input.as_ref().map_or(&[], |input| input.filled())
 }
 
-/// Answers a rejected request and closes.
-async fn reject(proxy: &SharedState, mut client: ClientSide, rejected: &RejectedRequest) {
-    if rejected.status == 0 {
-        return;
-    }
-    let pages = proxy.snapshot.load().error_pages.clone();
-    let reply = rejected.reply(pages.as_deref());
-    let unread = Answered { is_head: false, keeps: false, unread: true };
-    if let Flow::Close { lingers } = answer(&mut client, reply, unread).await {
-        close(client, lingers).await;
-    }
+/// Answers a rejected request and closes. Boxed like all steps at the end of a connection: the future of a connection
+/// that is served for days must not hold their state.
+fn reject(
+    proxy: &SharedState,
+    mut client: ClientSide,
+    rejected: Box<RejectedRequest>,
+) -> BoxedEnd<'_> {
+    Box::pin(async move {
+        if rejected.status == 0 {
+            return;
+        }
+        let pages = proxy.snapshot.load().error_pages.clone();
+        let reply = rejected.reply(pages.as_deref());
+        let unread = Answered { is_head: false, keeps: false, unread: true };
+        if let Flow::Close { lingers } = answer(&mut client, reply, unread).await {
+            close(client, lingers).await;
+        }
+    })
 }
+
+/// The end of a connection.
+type BoxedEnd<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 
 /// What a reply of the proxy must know of its request.
 #[derive(Clone, Copy, Debug)]
@@ -291,21 +316,18 @@ pub(super) async fn answer(client: &mut ClientSide, reply: OwnReply, request: An
 
 /// Closes the connection. Reads from a client that may still be sending until the end of its input: unread
 /// bytes would turn the close into a reset, which overtakes the reply.
-async fn close(mut client: ClientSide, lingers: bool) {
+fn close(mut client: ClientSide, lingers: bool) -> BoxedEnd<'static> {
     let (most, pause) = LINGER;
     let lingers = lingers || client.input.is_some();
-    let closing = async {
+    Box::pin(async move {
         let until = Instant::now() + most;
-        let shut = timeout(pause, client.stream.shutdown()).await;
-        shut.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
-        let mut dropped = [0; 4096];
-        while lingers
-            && timeout_at(until, timeout(pause, client.stream.read(&mut dropped))).await??? > 0
-        {
+        // After an error, the connection ends in any case.
+        let Ok(Ok(())) = timeout(pause, client.stream.shutdown()).await else { return };
+        let mut dropped = Buffer::new();
+        while lingers {
+            dropped.clear();
+            let read = poll_fn(|cx| dropped.poll_fill(cx, &mut client.stream));
+            let Ok(Ok(Ok(1..))) = timeout_at(until, timeout(pause, read)).await else { return };
         }
-        io::Result::Ok(())
-    };
-    // Boxed: the future of a connection that is served for days must not hold this state. Errors are ignored: the
-    // connection ends in any case.
-    let _ = Box::pin(closing).await;
+    })
 }

@@ -4,8 +4,7 @@
 //! backend when the client has taken the last one. The rest of a request body moves to the backend meanwhile.
 
 use std::{
-    future::poll_fn,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -56,9 +55,7 @@ fn framing(length: BodyLength, version: HttpVersion) -> (BodyLength, BodyForm, b
 }
 
 /// A response on its way.
-pub(super) struct Delivery<'a> {
-    client: &'a mut ClientSide,
-    outgoing: &'a mut Outgoing,
+pub(super) struct Delivery {
     scope: StreamScope,
     /// Given back once the whole response has been read.
     lease: Option<Lease>,
@@ -72,18 +69,18 @@ pub(super) struct Delivery<'a> {
     closes: bool,
 }
 
-impl<'a> Delivery<'a> {
+impl Delivery {
     /// Begins the delivery; `keeps`: the client's connection may stay open.
     ///
     /// # Errors
     /// The beginning of the body is invalid; nothing was sent. Returns the scope for the reply.
     pub(super) fn begin(
-        client: &'a mut ClientSide,
-        outgoing: &'a mut Outgoing,
+        client: &mut ClientSide,
+        outgoing: &mut Outgoing,
         mut scope: StreamScope,
         response: BackendResponse,
         (keeps, pause): (bool, Option<Duration>),
-    ) -> Result<Self, (StreamScope, ProxyError)> {
+    ) -> Result<Self, Box<(StreamScope, ProxyError)>> {
         let BackendResponse { head, mut input, lease, .. } = response;
         let source = head.length();
         let (length, form, ends) = framing(source, client.version);
@@ -103,24 +100,33 @@ impl<'a> Delivery<'a> {
                 lease.aborted(metrics);
             }
             scope.received(outgoing.bytes());
-            return Err((scope, error.with_source(fault)));
+            return Err(Box::new((scope, error.with_source(fault))));
         }
         let moved = (Instant::now(), 0);
         let lease = Some(lease);
-        Ok(Self { client, outgoing, scope, lease, download, rest: input, pause, moved, closes })
+        Ok(Self { scope, lease, download, rest: input, pause, moved, closes })
     }
 
     /// Delivers the response and ends its stream.
-    pub(super) async fn run(mut self) -> Flow {
-        let ending = poll_fn(|cx| self.poll(cx)).await;
-        self.release();
-        let Self { outgoing, mut scope, lease, closes, .. } = self;
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        client: &mut ClientSide,
+        outgoing: &mut Outgoing,
+    ) -> Poll<Flow> {
+        let ending = ready!(self.poll_ending(cx, client, outgoing));
+        self.release(outgoing);
+        Poll::Ready(self.end(ending, outgoing))
+    }
+
+    fn end(&mut self, ending: Ending, outgoing: &Outgoing) -> Flow {
+        let (mut scope, lease) = (self.scope.take(), self.lease.take());
         scope.received(outgoing.bytes());
         match ending {
             Ending::Complete => {
                 scope.end(Termination::Complete);
                 let lingers = !outgoing.has_read_all();
-                if closes { Flow::Close { lingers } } else { Flow::Next }
+                if self.closes { Flow::Close { lingers } } else { Flow::Next }
             }
             Ending::ClientLeft => {
                 scope.client_lost(FailureKind::Incomplete);
@@ -136,13 +142,18 @@ impl<'a> Delivery<'a> {
         }
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ending> {
+    fn poll_ending(
+        &mut self,
+        cx: &mut Context<'_>,
+        client: &mut ClientSide,
+        outgoing: &mut Outgoing,
+    ) -> Poll<Ending> {
         let mut uploading = false;
-        if let (Some(upload), Some(lease)) = (self.outgoing.current(), &mut self.lease) {
+        if let (Some(upload), Some(lease)) = (outgoing.current(), &mut self.lease) {
             // A client that breaks off its body here may still want the response.
-            uploading = upload.poll(cx, self.client, lease.stream()).is_pending();
+            uploading = upload.poll(cx, client, lease.stream()).is_pending();
         }
-        let Self { client, scope, lease, download, rest, .. } = self;
+        let Self { scope, lease, download, rest, .. } = self;
         let polled = match lease {
             Some(lease) => {
                 let (reader, writer) = (lease.stream(), &mut client.stream);
@@ -165,20 +176,19 @@ impl<'a> Delivery<'a> {
             }
             Poll::Pending => {}
         }
-        self.release();
-        let client = &mut *self.client;
+        self.release(outgoing);
         if !uploading && client.poll_departure(cx).is_ready() {
             return Poll::Ready(Ending::ClientLeft);
         }
-        self.poll_pause(cx)
+        self.poll_pause(cx, client)
     }
 
     /// Gives the backend's connection back once the whole response has been read: the client may take long for the rest.
-    fn release(&mut self) {
+    fn release(&mut self, outgoing: &mut Outgoing) {
         if !self.download.has_read_all() {
             return;
         }
-        let complete = self.outgoing.current().is_none_or(|upload| upload.is_complete());
+        let complete = outgoing.current().is_none_or(|upload| upload.is_complete());
         // A connection with an unread request, or with bytes behind the response, is closed.
         if complete
             && let Some(lease) = self.lease.take()
@@ -189,7 +199,7 @@ impl<'a> Delivery<'a> {
     }
 
     /// Ready if the backend has been silent for too long.
-    fn poll_pause(&mut self, cx: &mut Context<'_>) -> Poll<Ending> {
+    fn poll_pause(&mut self, cx: &mut Context<'_>, client: &mut ClientSide) -> Poll<Ending> {
         let moved = self.download.moved();
         if moved != self.moved.1 {
             self.moved = (Instant::now(), moved);
@@ -199,7 +209,7 @@ impl<'a> Delivery<'a> {
             return Poll::Pending;
         };
         let timed_out = Ending::BackendFailed(FailureKind::TimedOut);
-        self.client.timer.poll_until(cx, self.moved.0 + pause).map(|()| timed_out)
+        client.timer.poll_until(cx, self.moved.0 + pause).map(|()| timed_out)
     }
 }
 

@@ -10,10 +10,7 @@ use http::StatusCode;
 use moorline_http::{FieldId, Head, RequestHead};
 use serde::Serialize;
 
-use crate::{
-    config::{ErrorPage, ErrorPages, Placeholder},
-    sticky::engine_io,
-};
+use crate::config::{ErrorPage, ErrorPages, Placeholder};
 
 /// Content types of gRPC requests; a longer one comes before its prefix.
 const GRPC_TYPES: [&str; 3] =
@@ -58,14 +55,14 @@ struct ErrorObject<'a> {
 }
 
 impl ErrorFormat {
-    /// The format for the client of this request.
-    pub(super) fn of(request: &RequestHead) -> Self {
+    /// The format for the client of this request; `is_engine`: it is one of Engine.IO.
+    pub(super) fn of(request: &RequestHead, is_engine: bool) -> Self {
         let head = &request.head;
         if head.has(FieldId::SecWebSocketKey) {
             // A browser shows neither status nor body of a failed handshake; tools print the body.
             return Self::Text;
         }
-        if request.query().and_then(engine_io::query).is_some() {
+        if is_engine {
             return Self::Json;
         }
         let content_type = head.get(FieldId::ContentType).unwrap_or_default();
@@ -242,7 +239,7 @@ mod tests {
         for (name, value) in fields {
             let _ = write!(text, "{name}: {value}\r\n");
         }
-        ErrorFormat::of(&request(&text))
+        ErrorFormat::of(&request(&text), target.contains("EIO="))
     }
 
     fn accepting(accept: &str) -> ErrorFormat {

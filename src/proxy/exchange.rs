@@ -8,8 +8,8 @@
 use std::{
     future::{Future, poll_fn},
     io,
-    pin::pin,
-    task::{Context, Poll},
+    pin::Pin,
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -23,6 +23,7 @@ use super::{
     upload::Upload,
 };
 use crate::{
+    config::HeaderLimits,
     error::{FailureKind, Phase, ProxyError, Side},
     net::tls,
     upstream::{Acquired, Backend, KeptConnection},
@@ -63,55 +64,69 @@ impl SendError {
 }
 
 /// Sends a request to the backend and waits for the header of the response.
-pub(super) async fn send_request(
-    options: &SendOptions<'_>,
-    method: &Method,
-    upload: &mut Upload,
-    client: &mut ClientSide,
-) -> Result<BackendResponse, SendError> {
-    let until = Instant::now() + options.connect;
-    let acquired = while_present(client, RequestSlot::acquire(options, until)).await?;
-    let mut slot = Some(acquired.ok_or_else(saturated)?);
-    let permit = loop {
-        let acquired = while_present(client, backend::acquire(options, until)).await?;
-        let connection = match acquired.ok_or_else(saturated)? {
-            Acquired::Idle(connection) => connection,
-            Acquired::Permit(permit) => break permit,
+pub(super) fn send_request<'a>(
+    options: &'a SendOptions<'a>,
+    method: &'a Method,
+    upload: &'a mut Upload,
+    client: &'a mut ClientSide,
+) -> impl Future<Output = Result<BackendResponse, SendError>> + Send {
+    // The block holds each argument once.
+    async move {
+        // Boxed: most requests find a connection at once, and a held poll must not pay for the other ways.
+        let mut slot = Some(match RequestSlot::try_acquire(options.backend) {
+            Some(slot) => slot,
+            None => {
+                let until = Instant::now() + options.config.timeouts.connect;
+                let acquired = Box::pin(RequestSlot::acquire(options, until));
+                while_present(client, acquired).await?.ok_or_else(saturated)?
+            }
+        });
+        let permit = loop {
+            let acquired = match backend::take_kept(options) {
+                Some(connection) => Acquired::Idle(connection),
+                None => {
+                    let until = Instant::now() + options.config.timeouts.connect;
+                    let acquired = Box::pin(backend::acquire(options, until));
+                    while_present(client, acquired).await?.ok_or_else(saturated)?
+                }
+            };
+            let connection = match acquired {
+                Acquired::Idle(connection) => connection,
+                Acquired::Permit(permit) => break permit,
+            };
+            let Some(taken) = slot.take() else { return Err(saturated()) };
+            let mut lease = taken.lease(options.backend, connection);
+            match Exchange::new(options, method, upload, client, &mut lease).response().await {
+                Ok((head, input)) => return answered(options, head, input, lease, None),
+                // The backend has closed the connection before anything was written.
+                Err(failure) if failure.error.side == Side::Backend && !upload.has_written() => {}
+                Err(failure) => {
+                    let kept = lease.connection();
+                    let unread = options.once && is_unread(kept, options.backend, &failure.error);
+                    return Err(SendError { kept: true, unread, ..failure });
+                }
+            }
+            upload.restart();
+            slot = Some(lease.into_slot());
         };
+        let started = Instant::now();
+        let connection = while_present(client, Box::pin(backend::open(options, permit)))
+            .await?
+            .map_err(|error| SendError { began: started.into_std(), ..SendError::now(error) })?;
+        let connected = started.elapsed();
         let Some(taken) = slot.take() else { return Err(saturated()) };
         let mut lease = taken.lease(options.backend, connection);
-        match Exchange::new(options, method, upload, client, &mut lease).response().await {
-            Ok((head, input)) => return answered(options, head, input, lease, None),
-            // The backend has closed the connection before anything was written.
-            Err(failure) if failure.error.side == Side::Backend && !upload.has_written() => {}
-            Err(failure) => {
-                let kept = lease.connection();
-                let unread = options.once && is_unread(kept, options.backend, &failure.error);
-                return Err(SendError { kept: true, unread, ..failure });
-            }
-        }
-        upload.restart();
-        slot = Some(lease.into_slot());
-    };
-    let started = Instant::now();
-    // Boxed: most requests find a connection.
-    let connection = while_present(client, Box::pin(backend::open(options, permit)))
-        .await?
-        .map_err(|error| SendError { began: started.into_std(), ..SendError::now(error) })?;
-    let connected = started.elapsed();
-    let Some(taken) = slot.take() else { return Err(saturated()) };
-    let mut lease = taken.lease(options.backend, connection);
-    let (head, input) =
-        Exchange::new(options, method, upload, client, &mut lease).response().await?;
-    answered(options, head, input, lease, Some(connected))
+        let (head, input) =
+            Exchange::new(options, method, upload, client, &mut lease).response().await?;
+        answered(options, head, input, lease, Some(connected))
+    }
 }
 
 /// Runs a step before anything is sent. Fails if the client leaves meanwhile.
 async fn while_present<T>(
     client: &mut ClientSide,
-    step: impl Future<Output = T>,
+    mut step: Pin<Box<impl Future<Output = T>>>,
 ) -> Result<T, SendError> {
-    let mut step = pin!(step);
     poll_fn(|cx| {
         if let Poll::Ready(done) = step.as_mut().poll(cx) {
             return Poll::Ready(Ok(done));
@@ -143,7 +158,8 @@ fn answered(
     lease.connection().limit = limit;
     // One second before the backend closes: the request must not cross the FIN.
     let peer = limit.map(|limit| limit.saturating_sub(Duration::from_secs(1)));
-    let keep = peer.map_or(options.keep, |peer| peer.min(options.keep));
+    let most = options.config.reuse.idle_timeout;
+    let keep = peer.map_or(most, |peer| peer.min(most));
     let is_kept =
         !head.closes() && !options.upgrade && options.connector.is_shared() && !keep.is_zero();
     lease.keep = is_kept.then_some(keep);
@@ -202,9 +218,13 @@ impl<'a> Exchange<'a> {
     }
 
     /// Waits for the head of the final response; also returns the bytes behind it.
-    async fn response(mut self) -> Result<(ResponseHead, Option<Buffer>), SendError> {
-        let head = poll_fn(|cx| self.poll_response(cx)).await?;
-        Ok((head, self.input))
+    fn response(
+        mut self,
+    ) -> impl Future<Output = Result<(ResponseHead, Option<Buffer>), SendError>> {
+        poll_fn(move |cx| {
+            let head = ready!(self.poll_response(cx))?;
+            Poll::Ready(Ok((head, self.input.take())))
+        })
     }
 
     fn poll_response(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, SendError>> {
@@ -235,8 +255,8 @@ impl<'a> Exchange<'a> {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Option<ResponseHead>, ProxyError>> {
-        let limits =
-            HeadLimits { size: self.options.limits.size, fields: self.options.limits.fields };
+        let HeaderLimits { size, fields } = self.options.config.response_header;
+        let limits = HeadLimits { size, fields };
         loop {
             match self.parser.parse(&mut self.input, limits, self.method) {
                 Ok(Some(head)) if head.is_interim() => {
@@ -276,7 +296,8 @@ impl<'a> Exchange<'a> {
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, SendError>> {
         let over = self.upload.is_over();
         let last = self.upload.moved_at().max(self.started);
-        let limit = if over { self.options.header } else { Some(self.options.body_idle) };
+        let limit =
+            if over { self.options.header } else { Some(self.options.config.timeouts.body_idle) };
         let until = limit.map(|limit| last + limit);
         let gate = self.upload.gate();
         let Some(next) = until.into_iter().chain(gate).min() else { return Poll::Pending };

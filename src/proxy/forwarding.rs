@@ -22,7 +22,7 @@ use crate::net::tls::ClientCertificate;
 
 /// Counts the Moorline processes that a request has passed. `Via` (RFC 9110 §7.6.3) would serve the
 /// purpose, but servers do not compress responses to requests that carry it.
-const HOPS: &str = "X-Moorline-Hops";
+const HOPS: FieldId = FieldId::XMoorlineHops;
 
 /// Begins the names of the fields that describe the client's certificate, in lower case.
 const CERTIFICATE: &[u8] = b"x-client-cert-";
@@ -82,14 +82,14 @@ pub(super) fn add_forwarding(head: &mut Head, origin: &ForwardingContext<'_>) ->
 /// Whether a trailer with this name, in lower case and without underscores, may not be passed on: no other process may
 /// set the proxy's own fields. [`BodyDecoder`](moorline_http::BodyDecoder) drops the fields that all proxies know.
 pub(super) fn is_forbidden_trailer(name: &[u8]) -> bool {
-    name.starts_with(CERTIFICATE) || name.eq_ignore_ascii_case(HOPS.as_bytes())
+    name.starts_with(CERTIFICATE) || name.eq_ignore_ascii_case(HOPS.name().as_bytes())
 }
 
 /// Returns how many Moorline processes the request has passed; `None` if there are too many. The
 /// value counts even from untrusted peers, since a loop may lead through any of them; a client that
 /// sends a wrong value harms only itself.
 pub(super) fn hops(head: &Head) -> Option<usize> {
-    let values = head.named(HOPS).filter_map(|value| std::str::from_utf8(value).ok());
+    let values = head.all(HOPS).filter_map(|value| std::str::from_utf8(value).ok());
     let hops = values.filter_map(|value| value.parse().ok()).max().unwrap_or(0);
     (hops < MAX_HOPS).then_some(hops)
 }
@@ -98,7 +98,7 @@ pub(super) fn hops(head: &Head) -> Option<usize> {
 fn count_hop(head: &mut Head, before: usize) {
     const COUNTS: [&str; MAX_HOPS] = ["1", "2", "3", "4", "5", "6", "7", "8", "9", "10"];
     if let Some(count) = COUNTS.get(before) {
-        head.set_named(HOPS, count);
+        head.set(HOPS, count);
     }
 }
 

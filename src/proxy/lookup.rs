@@ -20,7 +20,7 @@ pub(super) struct CountedLookup<'a> {
     /// Key of the client among the recent sessions, if it is needed.
     pub(super) client_key: &'a mut Option<ClientKey>,
     /// The ended session that the client returns from.
-    pub(super) returning: &'a mut Option<PendingReturn>,
+    pub(super) returning: &'a mut Option<Box<PendingReturn>>,
 }
 
 impl CountedLookup<'_> {
@@ -28,8 +28,9 @@ impl CountedLookup<'_> {
     fn consume_return(&mut self, tag: u64) -> bool {
         let window = self.pool.config().sticky.memory;
         let memory = &self.proxy.memory;
-        *self.returning =
+        let consumed =
             self.client_key.and_then(|key| memory.consume(key, tag, window, Instant::now()));
+        *self.returning = consumed.map(Box::new);
         self.returning.is_some()
     }
 }

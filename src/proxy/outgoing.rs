@@ -8,7 +8,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::Method;
 use moorline_http::{BodyDecoder, BodyLength, Buffer, ChunkedOutput, FieldId, RequestHead};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -31,9 +30,10 @@ const MAX_BUFFERED: usize = 4 * 1024 * 1024;
 /// A request for a backend.
 #[derive(Debug)]
 pub(super) struct Outgoing {
-    pub(super) method: Method,
     head: OutgoingHead,
     body: BodySource,
+    /// The method is idempotent (RFC 9110 §9.2.2).
+    idempotent: bool,
     /// The request is a WebSocket handshake.
     upgrade: bool,
     /// The body waits for `100 Continue`.
@@ -82,7 +82,7 @@ impl Outgoing {
             length => BodySource::Client(length),
         };
         Self {
-            method: request.method.clone(),
+            idempotent: request.method.is_idempotent(),
             head: OutgoingHead::Parsed(Box::new(request)),
             body,
             upgrade,
@@ -120,9 +120,9 @@ impl Outgoing {
     }
 
     /// Whether the request may be repeated after a backend may have seen it: the method is
-    /// idempotent (RFC 9110 §9.2.2) and the whole body is in memory.
+    /// idempotent and the whole body is in memory.
     pub(super) fn replayable(&self) -> bool {
-        self.method.is_idempotent() && matches!(self.body, BodySource::Buffered(_))
+        self.idempotent && matches!(self.body, BodySource::Buffered(_))
     }
 
     /// Keeps a copy of a small body that is still to be read, for [`again`](Self::again).

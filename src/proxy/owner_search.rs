@@ -26,21 +26,27 @@ use crate::{
 /// searched again.
 const FOUND_LIFETIME: Duration = UNKNOWN_POLL;
 
-impl RequestAttempt<'_> {
+/// Whether the response may say that the session is unknown, by its head.
+pub(super) fn is_perhaps_unknown(answer: &BackendResponse) -> bool {
+    UnknownSidDetection::of(&answer.head).is_some()
+}
+
+impl RequestAttempt<'_, '_> {
     /// Sends the request to the backend that knows the sid.
     pub(super) async fn search_owner(
         &mut self,
         first: Option<Arc<Backend>>,
     ) -> Result<AttemptOutcome, ProxyError> {
         let pause = self.config().timeouts.body_idle;
-        self.outgoing.buffer(self.client, pause, &self.proxy.search_memory).await?;
+        self.outgoing.buffer(self.client, pause, &self.state.proxy.search_memory).await?;
         // Clients can invent sids: requests of known sessions must not queue behind such requests.
         self.bound = false;
         let header = self.config().timeouts.response_header;
         let header = if self.is_poll() { header.max(UNKNOWN_POLL) } else { header };
         let mut no_answer = None;
         let mut unknown: Option<AttemptOutcome> = None;
-        for backend in candidates(self.pool, first.as_ref(), self.sid().unwrap_or_default()) {
+        for backend in candidates(&self.state.pool, first.as_ref(), self.sid().unwrap_or_default())
+        {
             let cookie = first.as_ref().is_some_and(|first| Arc::ptr_eq(first, &backend));
             self.set_chosen_by(if cookie { ChosenBy::Cookie } else { ChosenBy::OwnerSearch });
             match self.send_once(&backend, header).await {
@@ -65,7 +71,7 @@ impl RequestAttempt<'_> {
                 Err(SendError { error, .. }) => no_answer = Some(error),
             }
         }
-        self.proxy.metrics.owner_unknown.inc();
+        self.state.proxy.metrics.owner_unknown.inc();
         match (no_answer, unknown) {
             (Some(error), _) => Err(error),
             (None, Some(reached)) => Ok(reached),
@@ -78,7 +84,7 @@ impl RequestAttempt<'_> {
         &mut self,
         answer: &mut BackendResponse,
     ) -> Result<bool, ProxyError> {
-        if UnknownSidDetection::of(&answer.head).is_none() {
+        if !is_perhaps_unknown(answer) {
             return Ok(false);
         }
         let pause = self.config().timeouts.body_idle;
@@ -94,7 +100,7 @@ impl RequestAttempt<'_> {
             );
         let outcome = inspected.await;
         if outcome.is_err() {
-            answer.lease.aborted(&self.proxy.metrics);
+            answer.lease.aborted(&self.state.proxy.metrics);
         }
         outcome
     }
@@ -102,13 +108,14 @@ impl RequestAttempt<'_> {
     /// Stores the backend of the session if only the owner can have sent this response: a client must not
     /// be able to add invented sids to the table.
     fn learn_owner(&self, backend: &Arc<Backend>, answer: &BackendResponse) {
-        let owns = session_detect::proves_owner(&answer.head, &self.outgoing.method, self.upgrade);
+        let owns =
+            session_detect::proves_owner(&answer.head, &self.state.method, self.state.upgrade);
         if let (true, Some(sid)) = (owns, self.sid()) {
-            self.proxy.metrics.owner_found.inc();
+            self.state.proxy.metrics.owner_found.inc();
             // The user agent of an upgrade may differ from the handshake's; a poll's does not.
-            let client = self.client_key.filter(|_| !self.upgrade);
-            let opener = Opener { key: client, address: Some(self.address) };
-            self.proxy.sids.learn_from(opener, sid, backend, FOUND_LIFETIME, Instant::now());
+            let client = self.state.client_key.filter(|_| !self.state.upgrade);
+            let opener = Opener { key: client, address: Some(self.state.address.ip()) };
+            self.state.proxy.sids.learn_from(opener, sid, backend, FOUND_LIFETIME, Instant::now());
         }
     }
 }

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     config::{ErrorPages, Redirect},
     error::{FailureKind, Phase, ProxyError, Side},
-    sticky::engine_io::{self, UNKNOWN_SID},
+    sticky::engine_io::UNKNOWN_SID,
     stream_log::StreamScope,
 };
 
@@ -79,7 +79,6 @@ pub(super) struct ReplyContext {
     origin: Option<Box<[u8]>>,
     /// Set if the request is the preflight of an Engine.IO request.
     preflight: Option<Box<Preflight>>,
-    id: RequestId,
     /// The format that the client understands.
     format: ErrorFormat,
     /// Custom error pages.
@@ -94,31 +93,28 @@ struct Preflight {
 }
 
 impl ReplyContext {
-    /// Creates the context for a request.
+    /// Creates the context for a request; `is_engine`: it is one of Engine.IO.
     pub(super) fn of(
         request: &RequestHead,
-        id: RequestId,
+        is_engine: bool,
         pages: Option<&Arc<ErrorPages>>,
     ) -> Self {
         let head = &request.head;
         let preflight = || {
-            engine_io::query(request.query()?)?;
             let method = head.get(FieldId::AccessControlRequestMethod)?.into();
             let headers = head.get(FieldId::AccessControlRequestHeaders).map(Box::from);
             Some(Box::new(Preflight { method, headers }))
         };
         Self {
             origin: head.get(FieldId::Origin).map(Box::from),
-            preflight: if request.method == Method::OPTIONS { preflight() } else { None },
-            id,
-            format: ErrorFormat::of(request),
+            preflight: if is_engine && request.method == Method::OPTIONS {
+                preflight()
+            } else {
+                None
+            },
+            format: ErrorFormat::of(request, is_engine),
             pages: pages.cloned(),
         }
-    }
-
-    /// Returns the id of the request.
-    pub(super) fn id(&self) -> &RequestId {
-        &self.id
     }
 
     /// Uses the error pages of the request's route.
@@ -142,7 +138,7 @@ impl ReplyContext {
 /// preflight, so the preflight is allowed once. The request itself then gets a reply that the page
 /// can read. This is limited to preflights of Engine.IO requests: without a session from a backend,
 /// such requests do no harm.
-fn allow(preflight: &Preflight, context: &ReplyContext) -> OwnReply {
+fn allow(preflight: &Preflight, context: &ReplyContext, id: &str) -> OwnReply {
     let mut reply = OwnReply::new(StatusCode::NO_CONTENT, Bytes::new());
     let head = reply.fields();
     head.set(FieldId::AccessControlAllowMethods, &preflight.method);
@@ -151,15 +147,15 @@ fn allow(preflight: &Preflight, context: &ReplyContext) -> OwnReply {
     }
     head.set(FieldId::AccessControlMaxAge, "0");
     head.set(FieldId::CacheControl, "no-store");
-    head.set(FieldId::XRequestId, context.id.as_str());
+    head.set(FieldId::XRequestId, id);
     context.allow_origin(head);
     reply
 }
 
-/// Creates the reply to a failed request.
-pub(super) fn error(error: &ProxyError, context: &ReplyContext) -> OwnReply {
+/// Creates the reply to a failed request with this id.
+pub(super) fn error(error: &ProxyError, context: &ReplyContext, id: &str) -> OwnReply {
     if let Some(preflight) = context.preflight.as_ref().filter(|_| error.side != Side::Client) {
-        return allow(preflight, context);
+        return allow(preflight, context, id);
     }
     let status = status(error);
     let mut reply = match error.kind {
@@ -169,7 +165,7 @@ pub(super) fn error(error: &ProxyError, context: &ReplyContext) -> OwnReply {
             reply
         }
         _ => {
-            let text = ErrorText { status, message: sentence(error), id: context.id.as_str() };
+            let text = ErrorText { status, message: sentence(error), id };
             described(text, context.format, context.pages.as_deref())
         }
     };
@@ -196,7 +192,7 @@ pub(super) fn error(error: &ProxyError, context: &ReplyContext) -> OwnReply {
     // The request was not read to its end, so its connection cannot be reused.
     let closes = error.side == Side::Client && error.kind != FailureKind::UpgradeRequired;
     head.set(FieldId::CacheControl, "no-store");
-    head.set(FieldId::XRequestId, context.id.as_str());
+    head.set(FieldId::XRequestId, id);
     context.allow_origin(head);
     OwnReply { closes, ..reply }.sized()
 }
@@ -214,7 +210,7 @@ pub(super) fn refuse(
     error: &ProxyError,
     context: &ReplyContext,
 ) -> OwnReply {
-    let reply = self::error(error, context);
+    let reply = self::error(error, context, scope.record().id());
     scope.record().status = reply.head.status.as_u16();
     scope.sent(reply.body.len() as u64);
     scope.fail(error);

@@ -64,24 +64,24 @@ impl RetryPlan {
     }
 }
 
-impl RequestAttempt<'_> {
+impl RequestAttempt<'_, '_> {
     /// Returns the next backend.
     pub(super) fn next(&self, plan: &mut RetryPlan) -> Option<Arc<Backend>> {
-        let source = source(self.address);
-        plan.bound.take().or_else(|| self.pool.upstream.pick(&source, &plan.excluded))
+        let source = source(self.state.address.ip());
+        plan.bound.take().or_else(|| self.state.pool.upstream.pick(&source, &plan.excluded))
     }
 
     /// Explains why no backend is left: the last failure, if there was one.
     pub(super) fn no_backend_left(&self, plan: &RetryPlan, last: Option<ProxyError>) -> ProxyError {
         if let Some(seconds) = plan.retry_after {
-            self.proxy.metrics.admission_refused.inc();
+            self.state.proxy.metrics.admission_refused.inc();
             return ProxyError::new(Side::Proxy, Phase::Select, FailureKind::NotAdmitted)
                 .with_retry_after(seconds);
         }
         // If every backend is this process, health checks mark it down as well; report the loop.
-        let backends = self.pool.upstream.backends();
+        let backends = self.state.pool.upstream.backends();
         let loops = || !backends.is_empty() && backends.iter().all(|backend| backend.is_loop());
-        last.unwrap_or_else(|| match self.pool.upstream.is_full() {
+        last.unwrap_or_else(|| match self.state.pool.upstream.is_full() {
             true => ProxyError::new(Side::Proxy, Phase::Select, FailureKind::Saturated),
             false if loops() => ProxyError::new(Side::Proxy, Phase::Select, FailureKind::Loop),
             false => ProxyError::new(Side::Backend, Phase::Select, FailureKind::NoBackend),
@@ -95,7 +95,7 @@ impl RequestAttempt<'_> {
         backend: &Arc<Backend>,
         plan: &mut RetryPlan,
     ) -> Result<bool, ProxyError> {
-        let pool = self.pool;
+        let pool = &self.state.pool;
         let terms = pool.config().admission.as_ref().filter(|_| self.begins_session());
         let Some(terms) = terms.filter(|_| plan.admitted != Some(backend.serial())) else {
             return Ok(true);
@@ -104,7 +104,7 @@ impl RequestAttempt<'_> {
         match backend.admit(terms, until) {
             AdmissionOutcome::Admitted => {}
             AdmissionOutcome::Queued(turn) => {
-                self.proxy.metrics.admission_queued.inc();
+                self.state.proxy.metrics.admission_queued.inc();
                 match wait(&turn, backend, self.client).await {
                     TurnOutcome::Reached => {}
                     TurnOutcome::BackendUnavailable => {

@@ -10,6 +10,7 @@ use http::Method;
 use super::{
     attempt::{AttemptOutcome, RequestAttempt},
     exchange::{BackendResponse, SendError},
+    owner_search::is_perhaps_unknown,
     retry::{RetryPlan, left},
 };
 use crate::{
@@ -55,7 +56,7 @@ impl SessionFailure {
     }
 }
 
-impl RequestAttempt<'_> {
+impl RequestAttempt<'_, '_> {
     /// Sends the request to the backend that owns the session, whatever its health checks say.
     ///
     /// A backend that is hung, slow or unreachable keeps its sessions: requests wait for as long as a
@@ -65,48 +66,72 @@ impl RequestAttempt<'_> {
     /// lives, or is removed.
     pub(super) async fn send_to_owner(
         &mut self,
-        backend: Arc<Backend>,
+        backend: &Arc<Backend>,
         lifetime: Duration,
     ) -> Result<AttemptOutcome, ProxyError> {
         self.set_chosen_by(ChosenBy::Sid);
         self.bound = true;
         let header = self.config().timeouts.response_header.max(lifetime + POLL_SLACK);
-        if self.engine.is_some_and(|engine| engine.polling) {
+        if self.state.engine.as_ref().is_some_and(|engine| engine.polling) {
             self.outgoing.keep_copy();
         }
         let mut until = None;
         loop {
-            let failure = match self.send_once(&backend, header).await {
-                Ok(answer) => return self.answered(answer).await,
-                Err(failure) => failure,
+            // Boxed: rare. A held poll must not pay for what follows.
+            let follow_up = match self.send_once(backend, header).await {
+                Ok(answer) if !is_perhaps_unknown(&answer) => {
+                    return Ok(AttemptOutcome { answer, reserved: None, unknown: false });
+                }
+                sent => Box::pin(self.follow_up(backend, lifetime, sent, &mut until)),
             };
-            if failure.unread && self.outgoing.again() {
-                tracing::debug!(error = %failure.error, "request not read by a hung node; sending it again");
-                self.proxy.metrics.retries.inc();
-                // On a new connection, where `unread` is never set: it happens only once.
-                self.fresh = true;
-                continue;
+            if let Some(outcome) = follow_up.await {
+                return outcome;
             }
-            let SendError { error, .. } = failure;
-            let unsent = !self.outgoing.has_written();
-            // Any backend can answer a preflight.
-            if self.outgoing.method == Method::OPTIONS && unsent {
-                return self.send_balanced(RetryPlan::any()).await;
-            }
-            match (SessionFailure::of(&error), unsent) {
-                (SessionFailure::Retry, true) => {}
-                (SessionFailure::Gone, _) => return Err(self.ended(error)),
-                (SessionFailure::Retry | SessionFailure::Failed, _) => return Err(error),
-            }
-            let silent = || backend.unresponsive_since().unwrap_or_else(Instant::now);
-            let until = *until.get_or_insert_with(|| silent() + lifetime);
-            if Instant::now() >= until || backend.lifecycle() == Lifecycle::Evicted {
-                return Err(self.ended(error));
-            }
-            tracing::debug!(%error, backend = backend.name(), "connecting again for a known session");
-            self.pause().await?;
-            self.proxy.metrics.retries.inc();
         }
+    }
+
+    /// Decides what follows after a response that may say that the session is unknown, or after a failure; `None`:
+    /// send the request again. `until`: how long connecting is repeated.
+    async fn follow_up(
+        &mut self,
+        backend: &Arc<Backend>,
+        lifetime: Duration,
+        sent: Result<BackendResponse, SendError>,
+        until: &mut Option<Instant>,
+    ) -> Option<Result<AttemptOutcome, ProxyError>> {
+        let failure = match sent {
+            Ok(answer) => return Some(self.answered(answer).await),
+            Err(failure) => failure,
+        };
+        if failure.unread && self.outgoing.again() {
+            tracing::debug!(error = %failure.error, "request not read by a hung node; sending it again");
+            self.state.proxy.metrics.retries.inc();
+            // On a new connection, where `unread` is never set: it happens only once.
+            self.fresh = true;
+            return None;
+        }
+        let SendError { error, .. } = failure;
+        let unsent = !self.outgoing.has_written();
+        // Any backend can answer a preflight.
+        if self.state.method == Method::OPTIONS && unsent {
+            return Some(self.send_balanced(RetryPlan::any()).await);
+        }
+        match (SessionFailure::of(&error), unsent) {
+            (SessionFailure::Retry, true) => {}
+            (SessionFailure::Gone, _) => return Some(Err(self.ended(error))),
+            (SessionFailure::Retry | SessionFailure::Failed, _) => return Some(Err(error)),
+        }
+        let silent = || backend.unresponsive_since().unwrap_or_else(Instant::now);
+        let until = *until.get_or_insert_with(|| silent() + lifetime);
+        if Instant::now() >= until || backend.lifecycle() == Lifecycle::Evicted {
+            return Some(Err(self.ended(error)));
+        }
+        tracing::debug!(%error, backend = backend.name(), "connecting again for a known session");
+        if let Err(left) = self.pause().await {
+            return Some(Err(left));
+        }
+        self.state.proxy.metrics.retries.inc();
+        None
     }
 
     /// Turns the response of the session's backend into the outcome, even if the session is unknown.

@@ -11,18 +11,18 @@ use crate::error::{FailureKind, Phase, ProxyError, Side};
 
 /// A valid request.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct ValidatedRequest {
+pub(crate) struct ValidatedRequest<'r> {
     /// Host with the port, as sent; empty if an HTTP/1.0 client sent none.
-    pub(crate) host: Box<str>,
+    pub(crate) host: &'r str,
     /// Whether the request is a valid WebSocket handshake.
     pub(crate) upgrade: bool,
 }
 
 /// Maximum length of a host with its port: a DNS name has at most 253 bytes.
-const MAX_HOST: usize = 262;
+pub(super) const MAX_HOST: usize = 262;
 
 /// Validates method, target, host and upgrade, in this order.
-pub(super) fn check(request: &RequestHead) -> Result<ValidatedRequest, ProxyError> {
+pub(super) fn check(request: &RequestHead) -> Result<ValidatedRequest<'_>, ProxyError> {
     if request.method == Method::CONNECT || request.method == Method::TRACE {
         return Err(ProxyError::new(Side::Client, Phase::Request, FailureKind::MethodNotAllowed));
     }
@@ -33,10 +33,15 @@ pub(super) fn check(request: &RequestHead) -> Result<ValidatedRequest, ProxyErro
 
 /// Returns the host without its port, for routing.
 pub(crate) fn without_port(host: &str) -> &str {
-    match host.rfind(':') {
-        Some(colon) if !host[colon..].contains(']') => &host[..colon],
-        _ => host,
+    // A port is short: searching backwards finds it soon. The bracket of an IPv6 address ends before its port.
+    for (at, byte) in host.bytes().enumerate().rev() {
+        match byte {
+            b':' => return &host[..at],
+            b']' => return host,
+            _ => {}
+        }
     }
+    host
 }
 
 /// Message for a path that matches different routes in different readings.
@@ -73,7 +78,7 @@ fn check_path(request: &RequestHead) -> Result<(), ProxyError> {
 }
 
 /// Returns the authority of an absolute target, otherwise the `Host` field.
-fn host(request: &RequestHead) -> Result<Box<str>, ProxyError> {
+fn host(request: &RequestHead) -> Result<&str, ProxyError> {
     let mut fields = request.head.all(FieldId::Host);
     let (field, more) = (fields.next(), fields.next());
     if more.is_some() {
@@ -85,30 +90,52 @@ fn host(request: &RequestHead) -> Result<Box<str>, ProxyError> {
         None if request.version == HttpVersion::Http10 => None,
         None => return Err(ProxyError::bad_request("The Host field is missing.")),
     };
-    let host = request.authority().or(field).unwrap_or_default();
-    if !is_host(host) || field.is_some_and(|field| !is_host(field)) {
+    let authority = request.authority();
+    let valid = |host: Option<&str>| host.is_none_or(is_host);
+    if !valid(authority) || !valid(field) {
         return Err(invalid());
     }
+    let host = authority.or(field).unwrap_or_default();
     let must_name = request.version != HttpVersion::Http10 || request.authority().is_some();
     if host.is_empty() && must_name {
         return Err(ProxyError::bad_request("The Host field is empty."));
     }
-    Ok(host.into())
+    Ok(host)
 }
 
 /// Whether the text is a name or address with an optional port, without userinfo, list or path (RFC
 /// 9112 §3.2).
 pub(super) fn is_host(host: &str) -> bool {
-    let bracketed = host.starts_with('[');
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=:[]".contains(&b);
-    let port = &host[without_port(host).len()..];
-    host.len() <= MAX_HOST
-        && host.bytes().all(allowed)
-        && (port.len() < 2 || port[1..].parse::<u16>().is_ok())
-        && !port.contains('+')
-        && (bracketed || !without_port(host).contains([':', '[', ']']))
-        && (!bracketed || without_port(host).ends_with(']'))
+    if host.len() > MAX_HOST || !host.bytes().all(|byte| HOST_BYTES[usize::from(byte)]) {
+        return false;
+    }
+    let name = without_port(host);
+    let port = &host[name.len()..];
+    if port.len() > 1 && (port.contains('+') || port[1..].parse::<u16>().is_err()) {
+        return false;
+    }
+    match host.starts_with('[') {
+        true => name.ends_with(']'),
+        false => !name.bytes().any(|byte| matches!(byte, b':' | b'[' | b']')),
+    }
 }
+
+/// Bytes that a host with a port may contain.
+static HOST_BYTES: [bool; 256] = {
+    let mut table = [false; 256];
+    let others = b"-._~%!$&'()*+;=:[]";
+    let mut at = 0;
+    while at < 256 {
+        table[at] = (at as u8).is_ascii_alphanumeric();
+        at += 1;
+    }
+    let mut at = 0;
+    while at < others.len() {
+        table[others[at] as usize] = true;
+        at += 1;
+    }
+    table
+};
 
 /// Whether this is a WebSocket handshake. Other upgrades are not supported: their fields are
 /// stripped with all hop-by-hop fields, and the request is forwarded without them.
@@ -151,15 +178,18 @@ mod tests {
     use super::*;
     use crate::proxy::testing::request;
 
-    fn kind(text: &str) -> Result<ValidatedRequest, FailureKind> {
-        check(&request(text)).map_err(|error| error.kind)
+    /// The host and whether the request is an upgrade.
+    fn kind(text: &str) -> Result<(String, bool), FailureKind> {
+        let request = request(text);
+        let checked = check(&request).map_err(|error| error.kind)?;
+        Ok((checked.host.to_owned(), checked.upgrade))
     }
 
-    fn get(target: &str) -> Result<ValidatedRequest, FailureKind> {
+    fn get(target: &str) -> Result<(String, bool), FailureKind> {
         kind(&format!("GET {target} HTTP/1.1\r\nHost: chat.test\r\n"))
     }
 
-    fn handshake(method: &str, version: u8, fields: &str) -> Result<ValidatedRequest, FailureKind> {
+    fn handshake(method: &str, version: u8, fields: &str) -> Result<(String, bool), FailureKind> {
         kind(&format!(
             "{method} /ws HTTP/1.1\r\nHost: chat.test\r\nConnection: keep-alive, Upgrade\r\n\
              Upgrade: websocket\r\nSec-WebSocket-Version: {version}\r\n{fields}"
@@ -172,7 +202,7 @@ mod tests {
     fn a_host_is_one_name_or_address_with_a_port() {
         let with = |host: &str| kind(&format!("GET / HTTP/1.1\r\nHost: {host}\r\n"));
         for good in ["chat.test", "chat.test:80", "[::1]:80", "127.0.0.1", "under_score.test"] {
-            assert_eq!(*with(good).unwrap().host, *good);
+            assert_eq!(with(good).unwrap().0, *good);
         }
         for bad in
             ["", "a@b", "a,b", "a/b", "a b", "[::1", "::1", "a:b", "a:80:80", "a:99999", "a:+80"]
@@ -181,15 +211,15 @@ mod tests {
         }
         assert!(kind("GET / HTTP/1.1\r\n").is_err());
         assert!(with("chat.test\r\nHost: other.test").is_err());
-        assert_eq!(&*kind("GET / HTTP/1.0\r\n").unwrap().host, "");
+        assert_eq!(kind("GET / HTTP/1.0\r\n").unwrap().0, "");
     }
 
     #[test]
     fn the_authority_of_an_absolute_target_wins() {
-        assert_eq!(&*get("http://real.test/x").unwrap().host, "real.test");
-        assert_eq!(&*get("HTTPS://real.test:8443?x").unwrap().host, "real.test:8443");
+        assert_eq!(get("http://real.test/x").unwrap().0, "real.test");
+        assert_eq!(get("HTTPS://real.test:8443?x").unwrap().0, "real.test:8443");
         let old = |target| kind(&format!("GET {target} HTTP/1.0\r\n"));
-        assert_eq!(&*old("http://real.test/").unwrap().host, "real.test");
+        assert_eq!(old("http://real.test/").unwrap().0, "real.test");
         for bad in ["http:///x", "http://", "http://a@b/", "http://a,b/", "http://\u{fc}.test/"] {
             assert!(get(bad).is_err() && old(bad).is_err(), "{bad}");
         }
@@ -233,8 +263,8 @@ mod tests {
 
     #[test]
     fn a_handshake_needs_method_version_and_key() {
-        assert!(handshake("GET", 13, KEY).unwrap().upgrade);
-        assert!(!kind("GET / HTTP/1.1\r\nHost: a\r\nUpgrade: h2c\r\n").unwrap().upgrade);
+        assert!(handshake("GET", 13, KEY).unwrap().1);
+        assert!(!kind("GET / HTTP/1.1\r\nHost: a\r\nUpgrade: h2c\r\n").unwrap().1);
         assert!(handshake("POST", 13, KEY).is_err());
         assert!(handshake("GET", 13, &format!("{KEY}Content-Length: 3\r\n")).is_err());
         assert!(handshake("GET", 13, &format!("{KEY}Transfer-Encoding: chunked\r\n")).is_err());

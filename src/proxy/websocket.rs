@@ -35,8 +35,8 @@ pub(crate) fn accept(key: &[u8]) -> String {
 }
 
 /// Returns the expected accept value of a validated handshake.
-pub(super) fn expected(head: &Head) -> String {
-    head.get(FieldId::SecWebSocketKey).map_or_else(String::new, accept)
+pub(super) fn expected(head: &Head) -> Box<str> {
+    head.get(FieldId::SecWebSocketKey).map(accept).unwrap_or_default().into()
 }
 
 /// Validates a `101` against the expected `Sec-WebSocket-Accept`.

@@ -131,6 +131,20 @@ impl Buffer {
         self.end += bytes.len();
     }
 
+    /// Appends a number in decimal digits.
+    pub fn push_number(&mut self, mut number: u64) {
+        let mut digits = [0; 20];
+        let mut at = digits.len();
+        loop {
+            at -= 1;
+            digits[at] = b'0' + (number % 10) as u8;
+            number /= 10;
+            if number == 0 {
+                return self.push(&digits[at..]);
+            }
+        }
+    }
+
     /// Makes room for `count` more bytes.
     pub fn reserve(&mut self, count: usize) {
         if self.bytes.len() - self.end >= count {
@@ -257,6 +271,16 @@ mod tests {
         assert!(buffer.filled().starts_with(b"cx"));
         buffer.consume(HEAD_SIZE + 1);
         assert!(buffer.is_empty());
+    }
+
+    #[test]
+    fn numbers_are_written_in_decimal() {
+        let mut buffer = Buffer::new();
+        for number in [0, 7, 10, 65_535, u64::MAX] {
+            buffer.clear();
+            buffer.push_number(number);
+            assert_eq!(buffer.filled(), number.to_string().as_bytes());
+        }
     }
 
     #[test]

@@ -65,6 +65,7 @@ known_fields! {
     XForwardedHost = "X-Forwarded-Host",
     XForwardedPort = "X-Forwarded-Port",
     XForwardedProto = "X-Forwarded-Proto",
+    XMoorlineHops = "X-Moorline-Hops",
     XRealIp = "X-Real-IP",
     XRequestId = "X-Request-Id",
 }

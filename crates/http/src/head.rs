@@ -279,7 +279,9 @@ impl Head {
 
     /// Appends a known field. A value that no field may have is ignored.
     pub fn append(&mut self, id: FieldId, value: impl AsRef<[u8]>) {
-        self.append_as(id, id.name(), value.as_ref());
+        if id != FieldId::Other && is_value(value.as_ref()) {
+            self.add_field(id, id.name(), value.as_ref());
+        }
     }
 
     /// Replaces all lines of a known field by one. An invalid value drops the field.
@@ -288,31 +290,39 @@ impl Head {
         self.append(id, value);
     }
 
-    /// Appends a known field with a formatted value, without a copy of the value. An invalid value is ignored.
-    pub fn append_fmt(&mut self, id: FieldId, value: fmt::Arguments<'_>) {
+    /// Appends a known field whose value is written in place, by appending bytes. An invalid value is ignored.
+    pub fn append_with(&mut self, id: FieldId, write: impl FnOnce(&mut Buffer)) {
         let start = self.bytes.len();
-        for part in [id.name().as_bytes(), b": "] {
-            self.bytes.push(part);
-        }
+        self.bytes.push(id.name().as_bytes());
+        self.bytes.push(b": ");
         let value_start = self.bytes.len();
-        let written = fmt::Write::write_fmt(&mut self.bytes, value);
-        let is_valid = id != FieldId::Other
-            && written.is_ok()
-            && is_value(&self.bytes.filled()[value_start..]);
+        write(&mut self.bytes);
+        let is_valid =
+            id != FieldId::Other && self.bytes.filled().get(value_start..).is_some_and(is_value);
         if !is_valid || !self.add_line(id, start, id.name().len()) {
             self.bytes.truncate(start);
         }
     }
 
+    /// Replaces all lines of a known field by one whose value is written in place. An invalid value drops the field.
+    pub fn set_with(&mut self, id: FieldId, write: impl FnOnce(&mut Buffer)) {
+        self.remove(id);
+        self.append_with(id, write);
+    }
+
     /// Replaces all lines of a known field by one with a formatted value. An invalid value drops the field.
     pub fn set_fmt(&mut self, id: FieldId, value: fmt::Arguments<'_>) {
-        self.remove(id);
-        self.append_fmt(id, value);
+        self.set_with(id, |out| {
+            // Writing to a buffer cannot fail.
+            let _ = fmt::Write::write_fmt(out, value);
+        });
     }
 
     /// Appends a field by name. A name that is not a token, and an invalid value, are ignored.
     pub fn append_named(&mut self, name: &str, value: impl AsRef<[u8]>) {
-        self.append_as(FieldId::of(name.as_bytes()), name, value.as_ref());
+        if is_token(name.as_bytes()) && is_value(value.as_ref()) {
+            self.add_field(FieldId::of(name.as_bytes()), name, value.as_ref());
+        }
     }
 
     /// Replaces all lines of the field with this name by one.
@@ -321,10 +331,8 @@ impl Head {
         self.append_named(name, value);
     }
 
-    fn append_as(&mut self, id: FieldId, name: &str, value: &[u8]) {
-        if !is_token(name.as_bytes()) || !is_value(value) {
-            return;
-        }
+    /// Adds a field with a valid name and value.
+    fn add_field(&mut self, id: FieldId, name: &str, value: &[u8]) {
         let start = self.bytes.len();
         self.bytes.reserve(name.len() + value.len() + 4);
         for part in [name.as_bytes(), b": ", value] {

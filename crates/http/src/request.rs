@@ -1,7 +1,5 @@
 //! The head of a request.
 
-use std::{fmt::Write as _, ops::Range};
-
 use http::Method;
 
 use super::{
@@ -50,8 +48,31 @@ pub struct RequestHead {
     pub version: HttpVersion,
     /// The fields.
     pub head: Head,
-    target: Range<usize>,
+    target: TargetPlaces,
     length: BodyLength,
+}
+
+/// Places of a target and of its parts in the first line.
+#[derive(Clone, Copy, Debug)]
+struct TargetPlaces {
+    start: u32,
+    /// Start of path and query: of the target, except in absolute form.
+    path: u32,
+    /// Place of the `?` before the query; the end if there is none.
+    query: u32,
+    end: u32,
+}
+
+impl TargetPlaces {
+    /// Finds the parts of a valid target that starts at `start`.
+    fn of(target: &[u8], start: usize) -> Self {
+        let text = std::str::from_utf8(target).unwrap_or_default();
+        let path = absolute(text).map_or(0, |(_, rest)| target.len() - rest.len());
+        let query = memchr::memchr(b'?', &target[path..]).map_or(target.len(), |at| path + at);
+        // The length of a target is limited.
+        let place = |at: usize| (start + at) as u32;
+        Self { start: place(0), path: place(path), query: place(query), end: place(target.len()) }
+    }
 }
 
 /// Reads the head of a request from bytes that arrive piece by piece.
@@ -130,37 +151,42 @@ impl RequestHead {
         Ok(Self { method, version, head, target, length })
     }
 
+    /// Returns a part of the first line.
+    fn part(&self, from: u32, to: u32) -> &str {
+        let bytes = &self.head.first_line()[from as usize..to as usize];
+        // Parsing has checked that the target is UTF-8.
+        std::str::from_utf8(bytes).unwrap_or_default()
+    }
+
     /// Returns the target as it was sent.
     pub fn target(&self) -> &str {
-        // Parsing has checked that it is UTF-8.
-        std::str::from_utf8(&self.head.first_line()[self.target.clone()]).unwrap_or_default()
+        self.part(self.target.start, self.target.end)
     }
 
     /// Returns the authority of a target in absolute form (RFC 9112 §3.2.2).
     pub fn authority(&self) -> Option<&str> {
+        if self.target.path == self.target.start {
+            return None;
+        }
         absolute(self.target()).map(|(authority, _)| authority)
     }
 
     /// Returns path and query: the target in origin form. The target of CONNECT, and `*`, are returned as they are.
     pub fn path_and_query(&self) -> &str {
-        let target = self.target();
-        match absolute(target) {
-            Some((_, "")) => "/",
-            Some((_, rest)) => rest,
-            None => target,
-        }
+        let TargetPlaces { path, end, .. } = self.target;
+        if path == end { "/" } else { self.part(path, end) }
     }
 
     /// Returns the path.
     pub fn path(&self) -> &str {
-        let target = self.path_and_query();
-        let path = target.split_once('?').map_or(target, |(path, _)| path);
-        if path.is_empty() { "/" } else { path }
+        let TargetPlaces { path, query, .. } = self.target;
+        if path == query { "/" } else { self.part(path, query) }
     }
 
     /// Returns the query, without its `?`.
     pub fn query(&self) -> Option<&str> {
-        self.path_and_query().split_once('?').map(|(_, query)| query)
+        let TargetPlaces { query, end, .. } = self.target;
+        (query < end).then(|| self.part(query + 1, end))
     }
 
     /// How the length of the body is known.
@@ -186,7 +212,7 @@ impl RequestHead {
     }
 
     /// Drops the fields of this connection; those that `kept` names stay even if `Connection` names them.
-    pub fn strip_hop_by_hop(&mut self, kept: &[&str]) {
+    pub fn strip_hop_by_hop(&mut self, kept: &[FieldId]) {
         hop_by_hop::strip(&mut self.head, kept);
     }
 
@@ -206,8 +232,9 @@ impl RequestHead {
         match body {
             BodyLength::Chunked => out.push(b"Transfer-Encoding: chunked\r\n"),
             BodyLength::Exactly(length) if !self.head.has(FieldId::ContentLength) && length > 0 => {
-                // Writing to a buffer cannot fail.
-                let _ = write!(out, "Content-Length: {length}\r\n");
+                out.push(b"Content-Length: ");
+                out.push_number(length);
+                out.push(b"\r\n");
             }
             BodyLength::Exactly(_) | BodyLength::UntilClose => {}
         }
@@ -220,7 +247,7 @@ impl RequestHead {
 struct RequestLine {
     method: Method,
     version: HttpVersion,
-    target: Range<usize>,
+    target: TargetPlaces,
     /// Length with CRLF.
     length: usize,
 }
@@ -251,6 +278,7 @@ impl RequestLine {
             return Err(HeadFault::TargetTooLong);
         }
         check_target(&line[target.clone()])?;
+        let target = TargetPlaces::of(&line[target], first + 1);
         Ok(Self { method, version, target, length: end + 2 })
     }
 }

@@ -1,6 +1,6 @@
 //! The head of a response.
 
-use std::{fmt::Write as _, ops::Range, time::Duration};
+use std::{ops::Range, time::Duration};
 
 use http::{Method, StatusCode};
 
@@ -174,8 +174,9 @@ impl ResponseHead {
         match body {
             BodyLength::Chunked => out.push(b"Transfer-Encoding: chunked\r\n"),
             BodyLength::Exactly(length) if length > 0 && !self.head.has(FieldId::ContentLength) => {
-                // Writing to a buffer cannot fail.
-                let _ = write!(out, "Content-Length: {length}\r\n");
+                out.push(b"Content-Length: ");
+                out.push_number(length);
+                out.push(b"\r\n");
             }
             BodyLength::Exactly(_) | BodyLength::UntilClose => {}
         }

@@ -2,7 +2,7 @@
 
 use std::{fmt, net::IpAddr};
 
-use moorline_http::{FieldId, Head};
+use moorline_http::{Buffer, FieldId, Head};
 
 use super::{
     claims::{ForwardedClaims, ForwardedNode, HopValues, is_hidden, is_tls, port_of},
@@ -30,9 +30,14 @@ pub(super) fn write(
     always: bool,
 ) {
     let hops = Hops { claims, own };
-    head.set_fmt(FieldId::XRealIp, format_args!("{client}"));
-    let nodes = hops.nodes().iter().map(|node| &*node.text);
-    head.set_fmt(FieldId::XForwardedFor, format_args!("{}", ValueList(nodes, own.peer)));
+    head.set_with(FieldId::XRealIp, |out| push_address(out, client));
+    head.set_with(FieldId::XForwardedFor, |out| {
+        for node in hops.nodes() {
+            out.push(node.text.as_bytes());
+            out.push(b", ");
+        }
+        push_address(out, own.peer);
+    });
     match hops.claimed(|claims| &claims.proto) {
         Some(HopValues::Once(proto)) => head.set(FieldId::XForwardedProto, &**proto),
         Some(HopValues::Each(protos)) => {
@@ -68,7 +73,25 @@ pub(super) fn write(
 }
 
 fn set_port(head: &mut Head, port: u16) {
-    head.set_fmt(FieldId::XForwardedPort, format_args!("{port}"));
+    head.set_with(FieldId::XForwardedPort, |out| out.push_number(port.into()));
+}
+
+/// Appends an address, for IPv4 without the cost of formatting.
+fn push_address(out: &mut Buffer, address: IpAddr) {
+    match address {
+        IpAddr::V4(address) => {
+            for (at, part) in address.octets().into_iter().enumerate() {
+                if at > 0 {
+                    out.push(b".");
+                }
+                out.push_number(part.into());
+            }
+        }
+        IpAddr::V6(address) => {
+            // Writing to a buffer cannot fail.
+            let _ = fmt::Write::write_fmt(out, format_args!("{address}"));
+        }
+    }
 }
 
 /// A list field: these values, followed by this proxy's.

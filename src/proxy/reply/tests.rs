@@ -17,7 +17,7 @@ fn written(reply: &OwnReply) -> String {
 
 fn context(fields: &str) -> ReplyContext {
     let request = request(&format!("GET / HTTP/1.1\r\nX-Request-Id: 1\r\n{fields}"));
-    ReplyContext::of(&request, RequestId::of(&request.head, true), None)
+    ReplyContext::of(&request, false, None)
 }
 
 fn failure(side: Side, kind: FailureKind) -> ProxyError {
@@ -26,7 +26,7 @@ fn failure(side: Side, kind: FailureKind) -> ProxyError {
 
 #[test]
 fn an_error_has_one_sentence_and_an_id_and_may_close() {
-    let reply = error(&failure(Side::Client, FailureKind::NoRoute), &context(""));
+    let reply = error(&failure(Side::Client, FailureKind::NoRoute), &context(""), "1");
     assert_eq!(
         written(&reply),
         "HTTP/1.1 404 Not Found\r\nContent-Type: text/plain; charset=utf-8\r\n\
@@ -40,7 +40,7 @@ fn an_error_has_one_sentence_and_an_id_and_may_close() {
 fn a_page_of_another_origin_can_read_the_error() {
     let context = context("Origin: https://chat.test\r\nContent-Type: application/grpc\r\n");
     let failure = failure(Side::Proxy, FailureKind::NoBackend).with_retry_after(7);
-    let reply = error(&failure, &context);
+    let reply = error(&failure, &context, "1");
     assert_eq!(
         written(&reply),
         "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/grpc\r\n\
@@ -61,19 +61,19 @@ fn a_preflight_of_an_engine_io_request_is_allowed_if_no_backend_answers() {
         "OPTIONS /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nOrigin: https://a.test\r\n\
          Access-Control-Request-Method: POST\r\nAccess-Control-Request-Headers: x-a\r\n",
     );
-    let context = ReplyContext::of(&request, RequestId::of(&request.head, false), None);
-    let allowed = error(&failure(Side::Proxy, FailureKind::NoBackend), &context);
+    let context = ReplyContext::of(&request, true, None);
+    let allowed = error(&failure(Side::Proxy, FailureKind::NoBackend), &context, "1");
     let text = written(&allowed);
     assert!(text.starts_with("HTTP/1.1 204 No Content\r\nAccess-Control-Allow-Methods: POST\r\n"));
     assert!(text.contains("\r\nAccess-Control-Allow-Headers: x-a\r\n"), "{text}");
     assert!(!text.contains("Content-Length"), "{text}");
-    let rejected = error(&failure(Side::Client, FailureKind::NoRoute), &context);
+    let rejected = error(&failure(Side::Client, FailureKind::NoRoute), &context, "1");
     assert_eq!(rejected.head.status, StatusCode::NOT_FOUND);
 }
 
 #[test]
 fn an_unsupported_websocket_version_keeps_the_connection() {
-    let reply = error(&failure(Side::Client, FailureKind::UpgradeRequired), &context(""));
+    let reply = error(&failure(Side::Client, FailureKind::UpgradeRequired), &context(""), "1");
     let text = written(&reply);
     assert!(!reply.closes);
     for line in ["Sec-WebSocket-Version: 13", "Connection: Upgrade", "Upgrade: websocket"] {

@@ -1,0 +1,309 @@
+//! A request before the first wait: validated, routed, with a destination, and with its fields edited for the backend.
+//!
+//! Nothing here does I/O. A request that is refused here has not touched a backend.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use arrayvec::ArrayString;
+use http::Method;
+use moorline_http::{FieldId, HttpVersion, RequestHead};
+
+use super::{
+    affinity::{self, ArrivalContext, Destination, RequestFacts, Routed},
+    client::Departure,
+    connection::ConnectionInfo,
+    cookie::AffinityCookie,
+    engine_request::{EngineRequest, engine_request},
+    forwarding::{self, ForwardedClaims, ForwardingContext, RequestId},
+    long_poll,
+    lookup::CountedLookup,
+    outgoing::Outgoing,
+    reply::{self, OwnReply, ReplyContext},
+    validate, websocket,
+};
+use crate::{
+    error::{FailureKind, Phase, ProxyError, Side, Termination},
+    net::proxy_protocol::ConnectionOrigin,
+    observe::{StreamRecord, StreamStart},
+    shared::SharedState,
+    snapshot::{PoolSnapshot, RouteTarget, Snapshot},
+    sticky::{
+        Opener,
+        engine_io::CloseScan,
+        recent_sessions::{ClientKey, PendingReturn},
+    },
+    stream_log::StreamScope,
+};
+
+/// A request in progress.
+#[derive(Debug)]
+pub(super) struct RequestState<'a> {
+    pub(super) proxy: &'a SharedState,
+    pub(super) info: &'a ConnectionInfo,
+    pub(super) pool: Arc<PoolSnapshot>,
+    /// Address of the client, taken from forwarding fields behind trusted proxies.
+    pub(super) address: SocketAddr,
+    pub(super) method: Method,
+    pub(super) engine: Option<EngineRequest>,
+    pub(super) upgrade: bool,
+    pub(super) affinity: AffinityCookie,
+    /// Key of the client among the recent sessions, if it is needed.
+    pub(super) client_key: Option<ClientKey>,
+    /// Long poll: the backend may hold the request without a deadline.
+    pub(super) long_poll: bool,
+    /// The ended session that the client returns from.
+    pub(super) returning: Option<Box<PendingReturn>>,
+    pub(super) reply_context: ReplyContext,
+    pub(super) scope: StreamScope,
+    /// Whether the client wants to keep the connection.
+    pub(super) keeps: bool,
+}
+
+/// A request that goes to a backend.
+pub(super) struct Arrival<'a> {
+    pub(super) state: RequestState<'a>,
+    pub(super) outgoing: Outgoing,
+    pub(super) destination: Destination,
+    /// Client address that is announced to the backend, if the pool sends PROXY headers.
+    pub(super) from: ConnectionOrigin,
+    /// The `Sec-WebSocket-Accept` that must answer a handshake.
+    pub(super) accept: Option<Box<str>>,
+}
+
+/// A reply before a backend was chosen.
+pub(super) struct Refused {
+    pub(super) reply: OwnReply,
+    /// The request has a body that was not read.
+    pub(super) unread: bool,
+}
+
+/// What the request says about itself, read once.
+pub(super) struct RequestTraits {
+    engine: Option<EngineRequest>,
+    /// An event stream, or a long poll of a known protocol other than Engine.IO.
+    long_poll: bool,
+    /// Whether the connection may be kept. Not behind the body of a GET or HEAD request: implementations that read the
+    /// next request there would disagree.
+    pub(super) keeps: bool,
+}
+
+impl RequestTraits {
+    pub(super) fn of(request: &RequestHead) -> Self {
+        let bodiless = matches!(request.method, Method::GET | Method::HEAD);
+        Self {
+            engine: engine_request(request.query()),
+            long_poll: long_poll::is_recognized(request),
+            keeps: request.keeps_alive() && !(bodiless && request.has_body()),
+        }
+    }
+
+    /// Whether the client may close its sending side and still get its response. Not for polls of Engine.IO sessions,
+    /// other long polls and event streams: their clients close it only when they leave. A POST of a session is
+    /// delivered even if its client leaves at once: it may be the packet that closes the session.
+    pub(super) fn departure(&self, request: &RequestHead) -> Departure {
+        let is_polling = self.engine.as_ref().is_some_and(|engine| engine.polling);
+        // HTTP/1.0 has no interim responses.
+        match is_polling && request.method != Method::POST || self.long_poll {
+            true => Departure::Seen,
+            false => Departure::Held { probed: request.version == HttpVersion::Http11 },
+        }
+    }
+}
+
+/// Does everything before the first wait: validates the request, and finds its pool and destination.
+pub(super) fn arrive<'a>(
+    proxy: &'a SharedState,
+    info: &'a ConnectionInfo,
+    mut request: RequestHead,
+    traits: RequestTraits,
+) -> Result<Arrival<'a>, Box<Refused>> {
+    let snapshot = proxy.snapshot.load();
+    let trusted = snapshot.trusts(info.peer.ip());
+    let claims = trusted.then(|| ForwardedClaims::read(&request.head)).flatten();
+    let client_is =
+        claims.as_ref().map(|claims| claims.client(info.peer, |ip| snapshot.trusts(ip)));
+    let address = client_is.as_ref().map_or(info.peer, |client| client.address);
+    let id = RequestId::of(&request.head, trusted);
+    let scope = open(info, &request, (address, &id), &snapshot);
+    let is_engine = traits.engine.is_some();
+    let mut reply_context = ReplyContext::of(&request, is_engine, snapshot.error_pages.as_ref());
+    let unread = request.has_body();
+    let refused = |scope, error: ProxyError, context: &ReplyContext| {
+        Box::new(Refused { reply: reply::refuse(scope, &error, context), unread })
+    };
+    let Some(hops) = forwarding::hops(&request.head) else {
+        let error = ProxyError::new(Side::Proxy, Phase::Request, FailureKind::Loop);
+        return Err(refused(scope, error, &reply_context));
+    };
+    #[cfg(debug_assertions)]
+    fail_on_request(&request);
+    let context =
+        ArrivalContext { listener: Some(&info.listener), tls_info: info.tls_info.as_deref() };
+    let (checked, rule) = match affinity::route(context, &proxy.challenges, &snapshot, &request) {
+        Ok(Routed::Pool(checked, rule)) => (checked, rule),
+        Ok(Routed::Challenge(answer)) => {
+            let reply = answered(scope, reply::challenge(answer));
+            return Err(Box::new(Refused { reply, unread }));
+        }
+        Ok(Routed::Redirect(to, host)) => {
+            let host = validate::without_port(host);
+            let reply = answered(scope, reply::redirect(to, host, request.path_and_query()));
+            return Err(Box::new(Refused { reply, unread }));
+        }
+        Err(error) => return Err(refused(scope, error, &reply_context)),
+    };
+    let RouteTarget { route_label, pool, error_pages } = rule;
+    // The longest valid host fits. A copy, because the fields are edited while the host is needed.
+    let host = ArrayString::<{ validate::MAX_HOST }>::from(checked.host).unwrap_or_default();
+    reply_context.use_pages(error_pages.as_ref());
+    // Behind a proxy that terminates TLS, the browser's connection counts.
+    let secure = info.tls_info.is_some() || client_is.is_some_and(|client| client.tls);
+    let mut state = RequestState {
+        proxy,
+        info,
+        pool: Arc::clone(pool),
+        address,
+        method: request.method.clone(),
+        engine: traits.engine,
+        upgrade: checked.upgrade,
+        affinity: AffinityCookie::of(&request.head, pool, secure, checked.host),
+        client_key: None,
+        long_poll: traits.long_poll
+            || long_poll::is_named(request.path(), &pool.config().long_polls),
+        returning: None,
+        reply_context,
+        scope,
+        keeps: traits.keeps,
+    };
+    state.scope.record().route_label = Some(Arc::clone(route_label));
+    state.client_key = affinity::client_key(
+        &proxy.memory,
+        pool,
+        address.ip(),
+        (state.engine.as_ref(), &request.method, state.upgrade),
+        &request.head,
+    );
+    let destination = state.decide();
+    let accept = state.upgrade.then(|| websocket::expected(&request.head));
+    let origin = ForwardingContext {
+        peer: info.peer,
+        trusted,
+        claims: claims.as_deref(),
+        hops,
+        client: address.ip(),
+        forwarded_always: snapshot.forwarded_always,
+        tls: info.tls_info.is_some(),
+        certificate: info.tls_info.as_ref().and_then(|tls| tls.client.as_ref()),
+        host: &host,
+        id: id.as_str(),
+    };
+    state.prepare(&mut request, &origin);
+    let from = state.connection_origin(id.as_str());
+    pool.upstream.note_request();
+    let scan = state.close_scan();
+    let outgoing = Outgoing::new(request, state.upgrade, scan);
+    Ok(Arrival { state, outgoing, destination, from, accept })
+}
+
+fn open(
+    info: &ConnectionInfo,
+    request: &RequestHead,
+    (client, id): (SocketAddr, &RequestId),
+    snapshot: &Snapshot,
+) -> StreamScope {
+    let host = request.authority().or_else(|| request.head.text(FieldId::Host));
+    let record = StreamRecord::new(StreamStart {
+        id: id.as_str(),
+        client,
+        listener: &info.listener.name,
+        tls_info: info.tls_info.as_ref(),
+        host: host.unwrap_or_default(),
+        method: request.method.as_str(),
+        target: request.path_and_query(),
+        redaction: Some(&snapshot.redaction),
+    });
+    StreamScope::open(record, Arc::clone(&info.sinks))
+}
+
+/// Ends a request with a reply of the proxy that is not an error.
+fn answered(mut scope: StreamScope, reply: OwnReply) -> OwnReply {
+    scope.record().status = reply.head.status.as_u16();
+    scope.end(Termination::Answered);
+    reply
+}
+
+/// Lets tests observe a panic or a stuck worker. Not in release builds.
+#[cfg(debug_assertions)]
+fn fail_on_request(request: &RequestHead) {
+    let asks = |path, name| request.path() == path && std::env::var_os(name).is_some();
+    if asks("/__panic", "MOORLINE_TEST_PANIC") {
+        panic!("requested by a test");
+    }
+    if asks("/__stall", "MOORLINE_TEST_STALL") {
+        std::thread::sleep(std::time::Duration::from_secs(3));
+    }
+}
+
+impl RequestState<'_> {
+    /// The client, as the opener of a session.
+    pub(super) fn opener(&self) -> Opener {
+        Opener { key: self.client_key, address: Some(self.address.ip()) }
+    }
+
+    /// Decides where the request goes.
+    fn decide(&mut self) -> Destination {
+        let facts = RequestFacts {
+            engine: self.engine.as_ref(),
+            method: &self.method,
+            upgrade: self.upgrade,
+            affinity: self.affinity.target(),
+        };
+        let (client_key, returning) = (&mut self.client_key, &mut self.returning);
+        let (proxy, pool) = (self.proxy, &*self.pool);
+        affinity::decide(facts, pool, &mut CountedLookup { proxy, pool, client_key, returning })
+    }
+
+    /// Edits the fields of the request for the backend.
+    fn prepare(&self, request: &mut RequestHead, origin: &ForwardingContext<'_>) {
+        self.affinity.strip(&self.pool, &mut request.head);
+        forwarding::strip(request);
+        let notices = &self.info.listener.notices;
+        if let Some(name) = forwarding::add_forwarding(&mut request.head, origin) {
+            notices.dropped(&name, origin.peer.ip());
+        }
+        if let Some(fault) = origin.claims.and_then(ForwardedClaims::fault) {
+            notices.forwarding_fault(fault, origin.peer.ip());
+        }
+        if self.is_polling_handshake() {
+            // The proxy reads the reply, which therefore must not be compressed.
+            request.head.remove(FieldId::AcceptEncoding);
+        }
+        if request.head.only(FieldId::Host) != Some(origin.host.as_bytes()) {
+            request.head.set(FieldId::Host, origin.host);
+        }
+    }
+
+    /// Client address to announce to the pool's backends in a PROXY header, or `Local` for shared
+    /// connections.
+    fn connection_origin(&self, id: &str) -> ConnectionOrigin {
+        if self.pool.connector().is_shared() {
+            return ConnectionOrigin::Local;
+        }
+        let info = self.info;
+        // The destination is unknown on connections accepted before the first pool sent PROXY headers.
+        ConnectionOrigin::of(self.address, info.destination, info.tls_info.clone(), id)
+    }
+
+    /// Whether this is a handshake whose reply contains the sid.
+    pub(super) fn is_polling_handshake(&self) -> bool {
+        let opens = self.engine.as_ref().is_some_and(|e| e.polling && e.sid.is_none());
+        opens && self.method == Method::GET && !self.upgrade
+    }
+
+    /// Returns the scan for a request body that may close a polling session.
+    fn close_scan(&self) -> Option<CloseScan> {
+        let engine =
+            self.engine.as_ref().filter(|engine| engine.polling && engine.sid.is_some())?;
+        (self.method == Method::POST).then(|| engine.framing.request())
+    }
+}

@@ -1,0 +1,99 @@
+//! The start of a tunnel after a valid `101`: what it counts, and what the end of its stream records.
+
+use std::{sync::Arc, time::Instant};
+
+use super::{
+    arrival::RequestState,
+    attempt::AttemptOutcome,
+    client::ClientSide,
+    connection::Flow,
+    websocket::{self, ReadyTunnel},
+};
+use crate::{
+    error::{FailureKind, Phase, Side, Termination},
+    observe::{StreamKind, metrics::GaugeGuard},
+    sticky::SessionHold,
+    stream_log::{SessionClient, TunnelGuard},
+    tunnel::TunnelOptions,
+    upstream::{ConnectionGuard, Lifecycle, SessionGuard},
+};
+
+/// Keeps a tunnel and its session counted.
+#[derive(Debug)]
+pub(super) struct TunnelCounts {
+    _session: TunnelSession,
+    _gauge: GaugeGuard,
+    _connection: ConnectionGuard,
+}
+
+/// How a tunnel is counted: as the session of its sid, or as a session without sid.
+#[derive(Debug)]
+enum TunnelSession {
+    Sid { _hold: SessionHold },
+    Socket { _hold: SessionGuard },
+}
+
+/// Writes the `101`; the connection then becomes a tunnel.
+pub(super) async fn tunnel(
+    state: &mut RequestState<'_>,
+    client: &mut ClientSide,
+    reached: AttemptOutcome,
+) -> Flow {
+    let AttemptOutcome { answer, reserved, .. } = reached;
+    let backend = Arc::clone(answer.lease.backend());
+    let (proxy, pool) = (state.proxy, &state.pool);
+    let sid = state.engine.as_ref().and_then(|engine| engine.sid.as_deref());
+    let known = sid.and_then(|sid| proxy.sids.hold(pool.upstream.name(), sid, Instant::now()));
+    let session = match known {
+        Some(hold) => TunnelSession::Sid { _hold: hold },
+        None => TunnelSession::Socket { _hold: reserved.unwrap_or_else(|| backend.hold()) },
+    };
+    let gauge = state.info.metrics.tunnel();
+    state.scope.keep_counted(state.info.counted.clone());
+    state.scope.record().form = StreamKind::Tunnel;
+    if let Some(key) = state.client_key {
+        let memory = Arc::clone(&proxy.memory);
+        let backend = backend.tag();
+        state.scope.track_client(SessionClient { memory, key, backend, scan: None });
+    }
+    state.scope.enter(Phase::Tunnel);
+    let ticket = proxy.tunnels.enter(backend.serial(), state.address, true);
+    if backend.lifecycle() == Lifecycle::Evicted {
+        // The backend was removed while it answered; its tunnels were cut before this one was
+        // registered.
+        proxy.tunnels.cut(backend.serial());
+    }
+    let timeouts = &pool.config().timeouts;
+    let options = TunnelOptions {
+        idle: timeouts.tunnel_idle,
+        half_closed: timeouts.half_closed,
+        framed: true,
+    };
+    if websocket::switch(client, answer.head).await.is_err() {
+        let lost = FailureKind::Incomplete;
+        state.scope.take().end(Termination::Failed(Side::Client, Phase::Tunnel, lost));
+        return Flow::Drop;
+    }
+    let (backend, connection) = answer.lease.into_tunnel();
+    let counts = TunnelCounts { _session: session, _gauge: gauge, _connection: connection };
+    let guard = TunnelGuard { scope: state.scope.take(), _counts: counts };
+    let early = answer.input;
+    Flow::Tunnel(Box::new(ReadyTunnel { backend, early, guard, ticket, options }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        net::stream::{BackendStream, ClientStream},
+        tunnel::Tunnel,
+    };
+
+    /// Cost of an open tunnel, apart from its sockets and the strings of its scope: the task is this
+    /// future.
+    #[test]
+    fn a_tunnel_is_small() {
+        let bytes = size_of::<Tunnel<ClientStream, BackendStream, TunnelGuard<TunnelCounts>>>();
+        assert!(bytes <= 320, "{bytes} bytes");
+    }
+}
