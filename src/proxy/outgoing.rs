@@ -2,12 +2,12 @@
 
 use std::{
     future::poll_fn,
+    mem,
     sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use bytes::Bytes;
 use moorline_http::{BodyDecoder, BodyLength, Buffer, ChunkedOutput, FieldId, RequestHead};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -30,7 +30,8 @@ const MAX_BUFFERED: usize = 4 * 1024 * 1024;
 /// A request for a backend.
 #[derive(Debug)]
 pub(super) struct Outgoing {
-    head: OutgoingHead,
+    stage: Stage,
+    again: Resend,
     body: BodySource,
     /// The method is idempotent (RFC 9110 §9.2.2).
     idempotent: bool,
@@ -38,34 +39,45 @@ pub(super) struct Outgoing {
     upgrade: bool,
     /// The body waits for `100 Continue`.
     expects: bool,
-    /// Scans the body for a packet that closes a polling session.
-    scan: Option<CloseScan>,
     /// Keep a copy of the body while it is sent.
     copies: bool,
-    /// The current try.
-    upload: Option<Box<Upload>>,
-    /// Bytes of a body in memory, and whether it closed a polling session.
-    buffered: (u64, bool),
+    /// A body in memory closed a polling session.
+    closes: bool,
+    /// Scans the body for a packet that closes a polling session.
+    scan: Option<CloseScan>,
+    /// Bytes of a body in memory.
+    buffered: u64,
     /// Share of the common memory limit that a buffered body uses.
-    memory: Option<OwnedSemaphorePermit>,
+    memory: Option<Box<OwnedSemaphorePermit>>,
 }
 
-/// The head of the request.
+/// How far the request is.
 #[derive(Debug)]
-enum OutgoingHead {
-    /// Not written yet.
-    Parsed(Box<RequestHead>),
+enum Stage {
+    /// Not sent yet.
+    Prepared(RequestHead),
+    /// The current try, or the last one.
+    Sending(Upload),
+    /// The next try begins anew.
+    Again,
+}
+
+/// The head for another try.
+#[derive(Debug)]
+enum Resend {
     /// As it was written.
     Written(Box<[u8]>),
-    /// Written, and not needed again.
-    Sent,
+    /// To be written again.
+    Head(Box<RequestHead>),
+    /// The request was not sent yet, or cannot be sent again.
+    No,
 }
 
 /// Source of a request body.
 #[derive(Debug)]
 enum BodySource {
     /// In memory; may be empty.
-    Buffered(Bytes),
+    Buffered(Box<[u8]>),
     /// Still to be read from the client.
     Client(BodyLength),
     /// Being sent to a backend; cannot be repeated.
@@ -76,28 +88,28 @@ impl Outgoing {
     /// Prepares a request whose fields are those for the backend. `scan` searches the body for a packet that closes a
     /// polling session.
     pub(super) fn new(request: RequestHead, upgrade: bool, scan: Option<CloseScan>) -> Self {
-        let expects = request.expects_continue();
         let body = match request.length() {
-            BodyLength::Exactly(0) => BodySource::Buffered(Bytes::new()),
+            BodyLength::Exactly(0) => BodySource::Buffered(Box::default()),
             length => BodySource::Client(length),
         };
         Self {
             idempotent: request.method.is_idempotent(),
-            head: OutgoingHead::Parsed(Box::new(request)),
+            expects: request.expects_continue(),
+            stage: Stage::Prepared(request),
+            again: Resend::No,
             body,
             upgrade,
-            expects,
-            scan,
             copies: false,
-            upload: None,
-            buffered: (0, false),
+            closes: false,
+            scan,
+            buffered: 0,
             memory: None,
         }
     }
 
     /// Bytes of the body that the client has sent.
     pub(super) fn bytes(&self) -> u64 {
-        self.buffered.0 + self.upload.as_ref().map_or(0, |upload| upload.bytes())
+        self.buffered + self.last().map_or(0, Upload::bytes)
     }
 
     /// Whether the whole request has been read from the client.
@@ -105,18 +117,18 @@ impl Outgoing {
         match &self.body {
             BodySource::Buffered(_) => true,
             BodySource::Client(_) => false,
-            BodySource::Taken => self.upload.as_ref().is_some_and(|upload| upload.has_read_all()),
+            BodySource::Taken => self.last().is_some_and(Upload::has_read_all),
         }
     }
 
     /// Whether the body has closed a polling session.
     pub(super) fn closes_session(&self) -> bool {
-        self.buffered.1 || self.upload.as_ref().is_some_and(|upload| upload.closes_session())
+        self.closes || self.last().is_some_and(Upload::closes_session)
     }
 
     /// Whether a byte of the current try was written.
     pub(super) fn has_written(&self) -> bool {
-        self.upload.as_ref().is_some_and(|upload| upload.has_written())
+        self.last().is_some_and(Upload::has_written)
     }
 
     /// Whether the request may be repeated after a backend may have seen it: the method is
@@ -133,36 +145,52 @@ impl Outgoing {
     /// Prepares the request to be sent again if no backend has read it; false if its body is not in memory.
     pub(super) fn again(&mut self) -> bool {
         if matches!(self.body, BodySource::Taken) {
-            let Some(upload) = &mut self.upload else { return false };
+            let Stage::Sending(upload) = &mut self.stage else { return false };
             let closes = upload.closes_session();
             let copy = if upload.has_read_all() { upload.watch.copy.take() } else { None };
             let Some(copy) = copy else { return false };
-            self.upload = None;
-            self.buffered = (copy.len() as u64, closes);
+            self.stage = Stage::Again;
+            (self.buffered, self.closes) = (copy.len() as u64, closes);
             self.body = BodySource::Buffered(copy.into());
         }
-        !matches!(self.head, OutgoingHead::Sent)
+        !matches!(self.again, Resend::No)
     }
 
     /// Returns the upload of the next try: the last one if no byte of it was written, otherwise a new one.
     pub(super) fn upload(&mut self) -> &mut Upload {
-        let unused = self.upload.take().filter(|upload| !upload.has_written());
-        let mut upload = unused.unwrap_or_else(|| Box::new(self.begin()));
-        upload.restart();
-        self.upload.insert(upload)
+        if self.last().is_none_or(Upload::has_written) {
+            self.stage = Stage::Sending(self.begin());
+        }
+        match &mut self.stage {
+            Stage::Sending(upload) => {
+                upload.restart();
+                upload
+            }
+            Stage::Prepared(_) | Stage::Again => unreachable!("an upload has begun"),
+        }
     }
 
     /// Returns the upload of the current try.
     pub(super) fn current(&mut self) -> Option<&mut Upload> {
-        self.upload.as_deref_mut()
+        match &mut self.stage {
+            Stage::Sending(upload) => Some(upload),
+            Stage::Prepared(_) | Stage::Again => None,
+        }
+    }
+
+    fn last(&self) -> Option<&Upload> {
+        match &self.stage {
+            Stage::Sending(upload) => Some(upload),
+            Stage::Prepared(_) | Stage::Again => None,
+        }
     }
 
     fn begin(&mut self) -> Upload {
-        let length = match &self.body {
-            BodySource::Client(length) => *length,
-            BodySource::Buffered(_) | BodySource::Taken => BodyLength::Exactly(0),
+        let (length, streamed) = match &self.body {
+            BodySource::Client(length) => (*length, true),
+            BodySource::Buffered(bytes) => (BodyLength::Exactly(bytes.len() as u64), false),
+            BodySource::Taken => (BodyLength::Exactly(0), false),
         };
-        let streamed = matches!(self.body, BodySource::Client(_));
         let copies = self.copies && streamed;
         let mut first = self.write_head(length, streamed && !copies);
         match &self.body {
@@ -172,34 +200,33 @@ impl Outgoing {
         }
         let scan = self.scan.filter(|_| streamed);
         let watch = BodyWatch { scan, copy: copies.then(Vec::new) };
-        Upload::new(first, length, watch, self.expects && streamed)
+        let rest = if streamed { length } else { BodyLength::Exactly(0) };
+        Upload::new(first, rest, watch, self.expects && streamed)
     }
 
     /// Writes the head; `last`: it is not needed again.
     fn write_head(&mut self, length: BodyLength, last: bool) -> Buffer {
-        let request = match std::mem::replace(&mut self.head, OutgoingHead::Sent) {
-            OutgoingHead::Parsed(request) => request,
-            OutgoingHead::Written(bytes) => {
+        let stage = mem::replace(&mut self.stage, Stage::Again);
+        let request = match (stage, mem::replace(&mut self.again, Resend::No)) {
+            (Stage::Prepared(request), _) => request,
+            (_, Resend::Head(request)) => *request,
+            (_, Resend::Written(bytes)) => {
                 let first = Buffer::of(&bytes);
-                self.head = OutgoingHead::Written(bytes);
+                self.again = Resend::Written(bytes);
                 return first;
             }
-            OutgoingHead::Sent => {
+            (_, Resend::No) => {
                 debug_assert!(false, "a request that cannot be repeated is sent again");
                 return Buffer::new();
             }
         };
-        let length = match &self.body {
-            BodySource::Buffered(bytes) => BodyLength::Exactly(bytes.len() as u64),
-            BodySource::Client(_) | BodySource::Taken => length,
-        };
         let mut first = Buffer::new();
         request.write(&mut first, length, self.upgrade.then_some("websocket"));
-        self.head = match length {
-            _ if last => OutgoingHead::Sent,
+        self.again = match length {
+            _ if last => Resend::No,
             // The body is sent with a length if it is sent again.
-            BodyLength::Chunked => OutgoingHead::Parsed(request),
-            _ => OutgoingHead::Written(first.filled().into()),
+            BodyLength::Chunked => Resend::Head(Box::new(request)),
+            _ => Resend::Written(first.filled().into()),
         };
         first
     }
@@ -230,13 +257,13 @@ impl Outgoing {
             scan.feed(&reader.bytes);
             scan.closes()
         });
-        self.buffered = (reader.bytes.len() as u64, closes);
+        (self.buffered, self.closes) = (reader.bytes.len() as u64, closes);
         self.body = BodySource::Buffered(reader.bytes.into());
         // The length is known now; the chunk sizes of the client need not be preserved.
         self.expects = false;
-        if let OutgoingHead::Parsed(request) = &mut self.head {
+        if let Stage::Prepared(request) = &mut self.stage {
             request.head.remove(FieldId::Expect);
-            if length == BodyLength::Chunked && self.buffered.0 == 0 {
+            if length == BodyLength::Chunked && self.buffered == 0 {
                 request.head.set(FieldId::ContentLength, "0");
             }
         }
@@ -248,7 +275,7 @@ impl Outgoing {
         if bytes > MAX_BUFFERED {
             return Err(body_failure(FailureKind::BodyTooLarge));
         }
-        let held = self.memory.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let held = self.memory.as_ref().map_or(0, |memory| memory.num_permits());
         let missing = bytes.div_ceil(1024).saturating_sub(held);
         let missing = u32::try_from(missing).unwrap_or(u32::MAX);
         let share = Arc::clone(memory).try_acquire_many_owned(missing).map_err(|_| {
@@ -256,7 +283,7 @@ impl Outgoing {
         })?;
         match &mut self.memory {
             Some(held) => held.merge(share),
-            None => self.memory = Some(share),
+            None => self.memory = Some(Box::new(share)),
         }
         Ok(())
     }

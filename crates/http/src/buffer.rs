@@ -6,6 +6,7 @@
 use std::{
     cell::RefCell,
     fmt, io,
+    ops::Range,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -22,19 +23,21 @@ pub const BULK_SIZE: usize = 64 * 1024;
 const MOST_FREE: usize = 32;
 
 thread_local! {
-    static FREE_HEADS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
-    static FREE_BULK: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+    static FREE_HEADS: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
+    static FREE_BULK: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Bytes that were read and not yet consumed, and room for more.
+/// Bytes that were read and not yet consumed, and room for more. At most 4 GiB.
 pub struct Buffer {
-    /// Initialized to its whole length.
-    bytes: Vec<u8>,
-    start: usize,
-    end: usize,
+    bytes: Box<[u8]>,
+    start: u32,
+    end: u32,
     /// Bytes at the end of the room that a read leaves free.
-    behind: usize,
+    behind: u32,
 }
+
+/// Requests in progress hold several.
+const _: () = assert!(size_of::<Option<Buffer>>() <= 32);
 
 impl Default for Buffer {
     fn default() -> Self {
@@ -58,7 +61,8 @@ impl Buffer {
             HEAD_SIZE => FREE_HEADS.with_borrow_mut(Vec::pop),
             _ => FREE_BULK.with_borrow_mut(Vec::pop),
         };
-        Self { bytes: free.unwrap_or_else(|| vec![0; size]), start: 0, end: 0, behind: 0 }
+        let bytes = free.unwrap_or_else(|| vec![0; size].into());
+        Self { bytes, start: 0, end: 0, behind: 0 }
     }
 
     /// Creates a buffer with these bytes.
@@ -70,27 +74,32 @@ impl Buffer {
 
     /// Returns the bytes.
     pub fn filled(&self) -> &[u8] {
-        &self.bytes[self.start..self.end]
+        &self.bytes[self.range()]
+    }
+
+    fn range(&self) -> Range<usize> {
+        self.start as usize..self.end as usize
     }
 
     /// Returns the bytes, to be changed in place.
     pub fn filled_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes[self.start..self.end]
+        let range = self.range();
+        &mut self.bytes[range]
     }
 
     /// Number of bytes.
     pub fn len(&self) -> usize {
-        self.end - self.start
+        (self.end - self.start) as usize
     }
 
-    /// Whether there are no bytes.
+    /// Whether it holds no bytes.
     pub fn is_empty(&self) -> bool {
         self.start == self.end
     }
 
-    /// Whether there is no room behind the bytes.
+    /// Whether no room is left behind the bytes.
     pub fn is_full(&self) -> bool {
-        self.end + self.behind >= self.bytes.len()
+        (self.end + self.behind) as usize >= self.bytes.len()
     }
 
     /// Size of the room for all bytes.
@@ -100,7 +109,7 @@ impl Buffer {
 
     /// Removes `count` bytes from the beginning.
     pub fn consume(&mut self, count: usize) {
-        self.start = (self.start + count).min(self.end);
+        self.start += self.len().min(count) as u32;
         if self.start == self.end {
             self.clear();
         }
@@ -108,7 +117,7 @@ impl Buffer {
 
     /// Keeps the first `len` bytes.
     pub fn truncate(&mut self, len: usize) {
-        self.end = self.end.min(self.start + len);
+        self.end = self.start + self.len().min(len) as u32;
     }
 
     /// Removes all bytes.
@@ -127,8 +136,9 @@ impl Buffer {
     /// Appends bytes; makes room for them if necessary.
     pub fn push(&mut self, bytes: &[u8]) {
         self.reserve(bytes.len());
-        self.bytes[self.end..self.end + bytes.len()].copy_from_slice(bytes);
-        self.end += bytes.len();
+        let end = self.end as usize;
+        self.bytes[end..end + bytes.len()].copy_from_slice(bytes);
+        self.end += bytes.len() as u32;
     }
 
     /// Appends a number in decimal digits.
@@ -147,13 +157,20 @@ impl Buffer {
 
     /// Makes room for `count` more bytes.
     pub fn reserve(&mut self, count: usize) {
-        if self.bytes.len() - self.end >= count {
+        if self.bytes.len() - self.end as usize >= count {
             return;
         }
+        self.grow(count);
+    }
+
+    fn grow(&mut self, count: usize) {
         self.compact();
-        let needed = self.end + count;
+        let needed = self.end as usize + count;
         if needed > self.bytes.len() {
-            self.bytes.resize(needed.next_power_of_two(), 0);
+            assert!(u32::try_from(needed).is_ok(), "a buffer holds at most 4 GiB");
+            let mut grown = vec![0; needed.next_power_of_two()];
+            grown[..self.len()].copy_from_slice(self.filled());
+            self.bytes = grown.into();
         }
     }
 
@@ -168,24 +185,24 @@ impl Buffer {
     }
 
     /// Leaves room before and behind the bytes to come; the buffer must be empty.
-    pub(crate) fn leave_room(&mut self, before: usize, behind: usize) {
+    pub(crate) fn leave_room(&mut self, before: u32, behind: u32) {
         debug_assert!(self.is_empty(), "bytes would be lost");
         (self.start, self.end) = (before, before);
         self.behind = behind;
     }
 
-    /// Puts bytes before the others; false if there is no room.
+    /// Puts bytes before the others; false if the room before them is too small.
     pub(crate) fn push_front(&mut self, bytes: &[u8]) -> bool {
-        let Some(start) = self.start.checked_sub(bytes.len()) else { return false };
-        self.bytes[start..self.start].copy_from_slice(bytes);
-        self.start = start;
+        let Some(start) = (self.start as usize).checked_sub(bytes.len()) else { return false };
+        self.bytes[start..self.start as usize].copy_from_slice(bytes);
+        self.start = start as u32;
         true
     }
 
     /// Moves the bytes to the beginning of the room.
     pub fn compact(&mut self) {
         if self.start > 0 {
-            self.bytes.copy_within(self.start..self.end, 0);
+            self.bytes.copy_within(self.range(), 0);
             (self.start, self.end) = (0, self.end - self.start);
         }
     }
@@ -198,11 +215,11 @@ impl Buffer {
         source: &mut R,
     ) -> Poll<io::Result<usize>> {
         debug_assert!(!self.is_full(), "a read into a full buffer looks like the end of the input");
-        let most = self.bytes.len() - self.behind;
-        let mut room = ReadBuf::new(&mut self.bytes[self.end..most]);
+        let most = self.bytes.len() - self.behind as usize;
+        let mut room = ReadBuf::new(&mut self.bytes[self.end as usize..most]);
         ready!(Pin::new(source).poll_read(cx, &mut room))?;
         let read = room.filled().len();
-        self.end += read;
+        self.end += read as u32;
         Poll::Ready(Ok(read))
     }
 

@@ -254,7 +254,7 @@ impl BodyRelay {
     ) -> Poll<io::Result<Option<Buffer>>> {
         let mut piece = if self.bulk { Buffer::bulk() } else { Buffer::new() };
         if self.encodes {
-            piece.leave_room(SIZE_LINE, 2);
+            piece.leave_room(SIZE_LINE as u32, 2);
         }
         let read = ready!(piece.poll_fill(cx, reader))?;
         self.read += read as u64;
