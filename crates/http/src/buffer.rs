@@ -176,12 +176,12 @@ impl Buffer {
 
     /// Returns the room behind the bytes, to be written to; [`commit`](Self::commit) adds what was written.
     pub fn room_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes[self.end..]
+        &mut self.bytes[self.end as usize..]
     }
 
     /// Adds `count` bytes that were written to the [room](Self::room_mut).
     pub fn commit(&mut self, count: usize) {
-        self.end = (self.end + count).min(self.bytes.len());
+        self.end = (self.end as usize + count).min(self.bytes.len()) as u32;
     }
 
     /// Leaves room before and behind the bytes to come; the buffer must be empty.
