@@ -10,7 +10,7 @@ mod stand;
 
 /// Maximum number of allocations for one request, on average.
 #[cfg(test)]
-const LIMITS: stand::Limits = stand::Limits { request: 8, poll: 9, post: 10 };
+const LIMITS: stand::Limits = stand::Limits { request: 4, poll: 5, post: 6 };
 
 #[cfg(test)]
 mod tests {
