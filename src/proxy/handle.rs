@@ -55,7 +55,7 @@ pub(super) fn handle<'a>(
     }
 }
 
-/// What is to be done after the backend has answered or failed, if it is not the delivery of a response.
+/// The step after an outcome that is not the delivery of a response.
 enum Step {
     /// Read the beginning of a handshake's response, which may open a session.
     Detect(Box<AttemptOutcome>, OpenDetection),
