@@ -119,7 +119,7 @@ struct AcceptedConnection {
 }
 
 /// A connection that serves requests.
-struct HttpConnection {
+struct RequestConnection {
     proxy: Arc<SharedState>,
     info: Arc<ConnectionInfo>,
     stream: ClientStream,
@@ -180,13 +180,13 @@ impl AcceptedConnection {
         let start = Box::pin(self.start(socket));
         async move {
             let _open = open;
-            let Some(HttpConnection { proxy, info, stream }) = start.await else { return };
+            let Some(RequestConnection { proxy, info, stream }) = start.await else { return };
             connection::serve(proxy, info, stream, log_rejected).await;
         }
     }
 
     /// Runs all steps before the first request. Does all the rest, too, if the connection is not for requests.
-    async fn start(mut self, socket: TcpStream) -> Option<HttpConnection> {
+    async fn start(mut self, socket: TcpStream) -> Option<RequestConnection> {
         match self.open(socket).await {
             Ok(ConnectionUse::Requests(stream)) => return Some(self.requests(stream)),
             Ok(ConnectionUse::Challenge(stream)) => self.serve_challenge(stream).await,
@@ -408,7 +408,7 @@ impl AcceptedConnection {
     }
 
     /// The connection, for requests.
-    fn requests(self, stream: ClientStream) -> HttpConnection {
+    fn requests(self, stream: ClientStream) -> RequestConnection {
         let needed = self.handle.proxy.snapshot.load().sends_proxy_headers;
         let local = || needed.then(|| stream.local().ok()).flatten();
         let destination = self.destination.or_else(local);
@@ -429,7 +429,7 @@ impl AcceptedConnection {
             sinks: Arc::new(sinks),
             draining: AtomicBool::new(false),
         });
-        HttpConnection { proxy, info, stream }
+        RequestConnection { proxy, info, stream }
     }
 
     fn fail(&self, error: &ProxyError, status: u16) {
