@@ -276,7 +276,7 @@ def heads():
 
 def head_edits():
     """Edits and a head, as fuzz/checks/head_edits.rs describes them."""
-    kinds = ["append", "append_fmt", "append_named", "set", "set_fmt", "set_named", "remove", "remove_named", "retain"]
+    kinds = ["append", "append_with", "append_named", "set", "set_fmt", "set_named", "remove", "remove_named", "retain"]
 
     def edits(*edits):
         parts = [bytes([kinds.index(kind) + 1, len(name)]) + name + bytes([len(value)]) + value for kind, name, value in edits]
@@ -297,14 +297,14 @@ def head_edits():
         "request-forwarded": edits(*forwarded) + request,
         "request-cookie": edits(("set_named", b"cookie", b"d=3"), ("append_named", b"X-Own", b" c\t")) + request,
         "request-remove": edits(("remove", b"Host", b""), ("remove_named", b"x-own", b""), ("append", b"Host", b"b")) + request,
-        "request-retain": edits(("retain", b"", b"a"), ("append_fmt", b"Cookie", b"e=4")) + request,
+        "request-retain": edits(("retain", b"", b"a"), ("append_with", b"Cookie", b"e=4")) + request,
         "request-empty": edits(("retain", b"", b"")) + request,
         "request-chunked": edits(*forwarded) + chunked,
         "request-injection": edits(("append_named", b"a\r\nb", b"c"), ("set", b"Host", b"a\r\n\r\n"), ("set_fmt", b"Cookie", b"\0")) + request,
         "response": edits() + response,
         "response-cookie": edits(("append", b"Set-Cookie", b"moorline=x; Path=/"), ("remove", b"Date", b"")) + response,
         "response-retain": edits(("retain", b"", b"a="), ("set", b"Vary", b"Origin")) + response,
-        "response-injection": edits(("append_fmt", b"Location", b"/\nSet-Cookie: x"), ("append_named", b"x:y", b"z")) + response,
+        "response-injection": edits(("append_with", b"Location", b"/\nSet-Cookie: x"), ("append_named", b"x:y", b"z")) + response,
         "bad-head": edits(*forwarded) + request[:40],
         "bad-edit": b"\x03\xffHost",
     }.items():

@@ -24,7 +24,7 @@ pub(crate) struct HeadEdit {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum EditKind {
     Append,
-    AppendFormatted,
+    AppendWritten,
     AppendNamed,
     Set,
     SetFormatted,
@@ -38,7 +38,7 @@ pub(crate) enum EditKind {
 impl EditKind {
     pub(crate) const ALL: [Self; 9] = [
         Self::Append,
-        Self::AppendFormatted,
+        Self::AppendWritten,
         Self::AppendNamed,
         Self::Set,
         Self::SetFormatted,
@@ -178,7 +178,7 @@ fn apply(head: &mut Head, HeadEdit { kind, name, value }: &HeadEdit) {
     let text = String::from_utf8_lossy(value);
     match kind {
         EditKind::Append => head.append(id, value),
-        EditKind::AppendFormatted => head.append_fmt(id, format_args!("{text}")),
+        EditKind::AppendWritten => head.append_with(id, |out| out.push(text.as_bytes())),
         EditKind::AppendNamed => head.append_named(name, value),
         EditKind::Set => head.set(id, value),
         EditKind::SetFormatted => head.set_fmt(id, format_args!("{text}")),
@@ -193,7 +193,7 @@ fn apply(head: &mut Head, HeadEdit { kind, name, value }: &HeadEdit) {
 
 fn apply_to_model(model: &mut ModelFields, HeadEdit { kind, name, value }: &HeadEdit) {
     use EditKind::{
-        Append, AppendFormatted, AppendNamed, Remove, RemoveNamed, RetainOthers, Set, SetFormatted,
+        Append, AppendNamed, AppendWritten, Remove, RemoveNamed, RetainOthers, Set, SetFormatted,
         SetNamed,
     };
     if *kind == RetainOthers {
@@ -208,7 +208,7 @@ fn apply_to_model(model: &mut ModelFields, HeadEdit { kind, name, value }: &Head
         model.retain(|(known, _)| !known.eq_ignore_ascii_case(name));
     }
     let value = match kind {
-        AppendFormatted | SetFormatted => String::from_utf8_lossy(value).into_owned().into_bytes(),
+        AppendWritten | SetFormatted => String::from_utf8_lossy(value).into_owned().into_bytes(),
         _ => value.clone(),
     };
     let is_valid = !value.iter().any(|byte| *byte != b'\t' && byte.is_ascii_control())
@@ -218,7 +218,7 @@ fn apply_to_model(model: &mut ModelFields, HeadEdit { kind, name, value }: &Head
             .all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte));
     let name = if by_name { name.clone() } else { id.name().as_bytes().to_vec() };
     if is_valid
-        && matches!(kind, Append | AppendFormatted | AppendNamed | Set | SetFormatted | SetNamed)
+        && matches!(kind, Append | AppendWritten | AppendNamed | Set | SetFormatted | SetNamed)
     {
         model.push((name, value));
     }

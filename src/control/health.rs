@@ -76,7 +76,7 @@ async fn run(
         match &outcome {
             // The kernel accepts connections for a process that hangs: only an answer shows that it runs.
             Ok(Ok(())) if config.probe == ProbeConfig::Tcp => backend.record_connect(),
-            Ok(Ok(())) => backend.record_response(),
+            Ok(Ok(())) => backend.record_response(Instant::now()),
             Err(_) => backend.record_no_response(start),
             // Connection refused, or an unexpected answer.
             Ok(Err(_)) => {}

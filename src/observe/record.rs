@@ -146,10 +146,10 @@ impl StreamRecord {
         self.connect = micros(time);
     }
 
-    /// Records that the first byte of the response arrived now; only the first call counts.
-    pub fn first_byte_seen(&mut self) {
+    /// Records that the first byte of the response arrived at this moment; only the first call counts.
+    pub fn first_byte_seen(&mut self, now: Instant) {
         if self.first_byte == UNKNOWN {
-            self.first_byte = micros(self.started.elapsed());
+            self.first_byte = micros(now.saturating_duration_since(self.started));
         }
     }
 
@@ -261,10 +261,10 @@ mod tests {
         assert_eq!(micros(Duration::from_micros(17)), 17);
         assert_eq!(micros(Duration::MAX), UNKNOWN - 1);
         let mut record = record("a", "/");
-        record.first_byte_seen();
+        record.first_byte_seen(Instant::now());
         let first = record.first_byte;
         while record.elapsed() < Duration::from_micros(u64::from(first) + 10) {}
-        record.first_byte_seen();
+        record.first_byte_seen(Instant::now());
         assert_eq!(record.first_byte, first);
     }
 }

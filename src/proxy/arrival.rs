@@ -89,10 +89,11 @@ pub(super) struct RequestTraits {
 
 impl RequestTraits {
     pub(super) fn of(request: &RequestHead) -> Self {
+        let engine = engine_request(request.query());
         let bodiless = matches!(request.method, Method::GET | Method::HEAD);
         Self {
-            engine: engine_request(request.query()),
-            long_poll: long_poll::is_recognized(request),
+            long_poll: engine.is_none() && long_poll::is_recognized(request),
+            engine,
             keeps: request.keeps_alive() && !(bodiless && request.has_body()),
         }
     }

@@ -8,6 +8,7 @@
 use std::{sync::Arc, time::Duration};
 
 use http::Method;
+use tokio::time::Instant;
 
 use super::{
     affinity::{self, Destination},
@@ -146,6 +147,7 @@ impl RequestAttempt<'_, '_> {
             connector: self.state.pool.connector(),
             from: self.from,
             config,
+            began: Instant::now(),
             header: match self.state.long_poll {
                 true => config.timeouts.stream_idle,
                 false => Some(header),
@@ -155,14 +157,14 @@ impl RequestAttempt<'_, '_> {
             fresh: self.fresh,
             bound: self.bound,
         };
-        let upload = self.outgoing.upload();
+        let upload = self.outgoing.upload(options.began);
         let outcome = send_request(&options, &self.state.method, upload, self.client).await;
         self.record_outcome(backend, &outcome);
         match &outcome {
             Ok(answer) => {
-                backend.record_response();
+                backend.record_response(answer.at.into_std());
                 let record = self.state.scope.record();
-                record.first_byte_seen();
+                record.first_byte_seen(answer.at.into_std());
                 if let Some(time) = answer.connected {
                     record.connect_took(time);
                 }

@@ -41,6 +41,8 @@ pub(super) struct SendOptions<'a> {
     pub(super) from: &'a ConnectionOrigin,
     /// Limits of the pool.
     pub(super) config: &'a PoolConfig,
+    /// When the try began.
+    pub(super) began: Instant,
     /// Deadline for the header of the response, from the end of the request; `None`: no limit.
     pub(super) header: Option<Duration>,
     /// The request is a WebSocket handshake: it needs a new connection.

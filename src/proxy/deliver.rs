@@ -81,7 +81,7 @@ impl Delivery {
         response: BackendResponse,
         (keeps, pause): (bool, Option<Duration>),
     ) -> Result<Self, Box<(StreamScope, ProxyError)>> {
-        let BackendResponse { head, mut input, lease, .. } = response;
+        let BackendResponse { head, mut input, lease, at, .. } = response;
         let source = head.length();
         let (length, form, ends) = framing(source, client.version);
         // After an early response, the rest of the request body must not be read as the next request.
@@ -102,7 +102,7 @@ impl Delivery {
             scope.received(outgoing.bytes());
             return Err(Box::new((scope, error.with_source(fault))));
         }
-        let moved = (Instant::now(), 0);
+        let moved = (at, 0);
         let lease = Some(lease);
         Ok(Self { scope, lease, download, rest: input, pause, moved, closes })
     }

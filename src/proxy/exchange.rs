@@ -41,6 +41,8 @@ pub(super) struct BackendResponse {
     pub(super) lease: Lease,
     /// Time that connecting took; `None` on a kept-alive connection.
     pub(super) connected: Option<Duration>,
+    /// When the head arrived.
+    pub(super) at: Instant,
 }
 
 /// A try that failed without a response.
@@ -72,6 +74,7 @@ pub(super) fn send_request<'a>(
 ) -> impl Future<Output = Result<BackendResponse, SendError>> + Send {
     // The block holds each argument once.
     async move {
+        let mut began = options.began;
         // Boxed: most requests find a connection at once, and a held poll must not pay for the other ways.
         let mut slot = Some(match RequestSlot::try_acquire(options.backend) {
             Some(slot) => slot,
@@ -96,7 +99,8 @@ pub(super) fn send_request<'a>(
             };
             let Some(taken) = slot.take() else { return Err(saturated()) };
             let mut lease = taken.lease(options.backend, connection);
-            match Exchange::new(options, method, upload, client, &mut lease).response().await {
+            let exchange = Exchange::new(options, method, upload, client, &mut lease, began);
+            match exchange.response().await {
                 Ok((head, input)) => return answered(options, head, input, lease, None),
                 // The backend has closed the connection before anything was written.
                 Err(failure) if failure.error.side == Side::Backend && !upload.has_written() => {}
@@ -106,7 +110,8 @@ pub(super) fn send_request<'a>(
                     return Err(SendError { kept: true, unread, ..failure });
                 }
             }
-            upload.restart();
+            began = Instant::now();
+            upload.restart(began);
             slot = Some(lease.into_slot());
         };
         let started = Instant::now();
@@ -117,7 +122,9 @@ pub(super) fn send_request<'a>(
         let Some(taken) = slot.take() else { return Err(saturated()) };
         let mut lease = taken.lease(options.backend, connection);
         let (head, input) =
-            Exchange::new(options, method, upload, client, &mut lease).response().await?;
+            Exchange::new(options, method, upload, client, &mut lease, Instant::now())
+                .response()
+                .await?;
         answered(options, head, input, lease, Some(connected))
     }
 }
@@ -164,7 +171,7 @@ fn answered(
         !head.closes() && !options.upgrade && options.connector.is_shared() && !keep.is_zero();
     lease.keep = is_kept.then_some(keep);
     lease.responds();
-    Ok(BackendResponse { head, input, lease, connected })
+    Ok(BackendResponse { head, input, lease, connected, at: Instant::now() })
 }
 
 /// Whether the backend closed the connection without reading the request that failed on it.
@@ -210,9 +217,9 @@ impl<'a> Exchange<'a> {
         upload: &'a mut Upload,
         client: &'a mut ClientSide,
         lease: &'a mut Lease,
+        started: Instant,
     ) -> Self {
         let (input, parser) = (None, ResponseParser::default());
-        let started = Instant::now();
         let interim = false;
         Self { options, method, upload, client, lease, input, parser, started, interim }
     }

@@ -41,6 +41,10 @@ pub(super) fn is_named(path: &str, prefixes: &[String]) -> bool {
 
 /// `/prefix/{three digits}/{session}/{transport}`.
 fn is_sockjs(path: &str) -> bool {
+    // The shortest such path is longer.
+    if path.len() < "/000/s/xhr".len() {
+        return false;
+    }
     let mut segments = path.rsplit('/');
     let (transport, session, server) = (segments.next(), segments.next(), segments.next());
     let is_server = |server: &str| server.len() == 3 && server.bytes().all(|b| b.is_ascii_digit());
@@ -50,7 +54,8 @@ fn is_sockjs(path: &str) -> bool {
 }
 
 fn is_bayeux(path: &str) -> bool {
-    path.split('/').any(|segment| BAYEUX.contains(&segment))
+    // The shortest name, behind a slash.
+    path.len() > 4 && path.split('/').any(|segment| BAYEUX.contains(&segment))
 }
 
 /// ASP.NET Core sends `id=TOKEN`, ASP.NET `transport=longPolling`.

@@ -156,14 +156,15 @@ impl Outgoing {
         !matches!(self.again, Resend::No)
     }
 
-    /// Returns the upload of the next try: the last one if no byte of it was written, otherwise a new one.
-    pub(super) fn upload(&mut self) -> &mut Upload {
+    /// Returns the upload of the next try, which begins now: the last one if no byte of it was written, otherwise a new
+    /// one.
+    pub(super) fn upload(&mut self, now: Instant) -> &mut Upload {
         if self.last().is_none_or(Upload::has_written) {
-            self.stage = Stage::Sending(self.begin());
+            self.stage = Stage::Sending(self.begin(now));
         }
         match &mut self.stage {
             Stage::Sending(upload) => {
-                upload.restart();
+                upload.restart(now);
                 upload
             }
             Stage::Prepared(_) | Stage::Again => unreachable!("an upload has begun"),
@@ -185,7 +186,7 @@ impl Outgoing {
         }
     }
 
-    fn begin(&mut self) -> Upload {
+    fn begin(&mut self, now: Instant) -> Upload {
         let (length, streamed) = match &self.body {
             BodySource::Client(length) => (*length, true),
             BodySource::Buffered(bytes) => (BodyLength::Exactly(bytes.len() as u64), false),
@@ -201,7 +202,7 @@ impl Outgoing {
         let scan = self.scan.filter(|_| streamed);
         let watch = BodyWatch { scan, copy: copies.then(Vec::new) };
         let rest = if streamed { length } else { BodyLength::Exactly(0) };
-        Upload::new(first, rest, watch, self.expects && streamed)
+        Upload::new(first, rest, watch, (self.expects && streamed, now))
     }
 
     /// Writes the head; `last`: it is not needed again.

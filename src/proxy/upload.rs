@@ -70,8 +70,12 @@ pub(super) struct Upload {
 
 impl Upload {
     /// Creates the upload of a request with a written head. `gated`: the body waits for `100 Continue`.
-    pub(super) fn new(head: Buffer, length: BodyLength, watch: BodyWatch, gated: bool) -> Self {
-        let now = Instant::now();
+    pub(super) fn new(
+        head: Buffer,
+        length: BodyLength,
+        watch: BodyWatch,
+        (gated, now): (bool, Instant),
+    ) -> Self {
         let relay = BodyRelay::new(length, BodyForm::Unchanged, Some(head))
             .dropping_trailers(forwarding::is_forbidden_trailer);
         let gate = gated.then(|| now + EXPECT_TIMEOUT);
@@ -132,9 +136,9 @@ impl Upload {
     }
 
     /// Prepares the next try: the last connection turned out to be closed before a byte was written.
-    pub(super) fn restart(&mut self) {
+    pub(super) fn restart(&mut self, now: Instant) {
         self.stopped = false;
-        self.moved.0 = Instant::now();
+        self.moved.0 = now;
         self.gate = self.gate.map(|_| self.moved.0 + EXPECT_TIMEOUT);
     }
 

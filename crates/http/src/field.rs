@@ -13,6 +13,9 @@ macro_rules! known_fields {
         }
 
         const KNOWN: &[(FieldId, &str)] = &[$((FieldId::$id, $name),)*];
+
+        /// Each name with what stands before the value.
+        const LINE_STARTS: &[&str] = &[$(concat!($name, ": "),)*];
     };
 }
 
@@ -103,11 +106,20 @@ impl FieldId {
             if *id == Self::Other {
                 break;
             }
-            if id.name().as_bytes().eq_ignore_ascii_case(name) {
+            let known = id.name().as_bytes();
+            // Names of one length mostly differ in their last letter: most comparisons end here.
+            let ends_alike =
+                known.last().zip(name.last()).is_some_and(|(a, b)| (a ^ b) & 0xdf == 0);
+            if ends_alike && known.eq_ignore_ascii_case(name) {
                 return *id;
             }
         }
         Self::Other
+    }
+
+    /// Returns the name, a colon and a space; empty for [`FieldId::Other`].
+    pub(crate) fn line_start(self) -> &'static str {
+        LINE_STARTS.get(self as usize).map_or("", |start| start)
     }
 
     /// Returns the name in its usual case; empty for [`FieldId::Other`].

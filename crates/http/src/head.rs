@@ -280,7 +280,7 @@ impl Head {
     /// Appends a known field. A value that no field may have is ignored.
     pub fn append(&mut self, id: FieldId, value: impl AsRef<[u8]>) {
         if id != FieldId::Other && is_value(value.as_ref()) {
-            self.add_field(id, id.name(), value.as_ref());
+            self.add_field(id, id.line_start(), value.as_ref());
         }
     }
 
@@ -293,8 +293,7 @@ impl Head {
     /// Appends a known field whose value is written in place, by appending bytes. An invalid value is ignored.
     pub fn append_with(&mut self, id: FieldId, write: impl FnOnce(&mut Buffer)) {
         let start = self.bytes.len();
-        self.bytes.push(id.name().as_bytes());
-        self.bytes.push(b": ");
+        self.bytes.push(id.line_start().as_bytes());
         let value_start = self.bytes.len();
         write(&mut self.bytes);
         let is_valid =
@@ -321,7 +320,7 @@ impl Head {
     /// Appends a field by name. A name that is not a token, and an invalid value, are ignored.
     pub fn append_named(&mut self, name: &str, value: impl AsRef<[u8]>) {
         if is_token(name.as_bytes()) && is_value(value.as_ref()) {
-            self.add_field(FieldId::of(name.as_bytes()), name, value.as_ref());
+            self.add_field(FieldId::of(name.as_bytes()), &format!("{name}: "), value.as_ref());
         }
     }
 
@@ -331,14 +330,12 @@ impl Head {
         self.append_named(name, value);
     }
 
-    /// Adds a field with a valid name and value.
-    fn add_field(&mut self, id: FieldId, name: &str, value: &[u8]) {
+    /// Adds a field with a valid name, given with its colon and space, and a valid value.
+    fn add_field(&mut self, id: FieldId, line_start: &str, value: &[u8]) {
         let start = self.bytes.len();
-        self.bytes.reserve(name.len() + value.len() + 4);
-        for part in [name.as_bytes(), b": ", value] {
-            self.bytes.push(part);
-        }
-        if !self.add_line(id, start, name.len()) {
+        self.bytes.push(line_start.as_bytes());
+        self.bytes.push(value);
+        if !self.add_line(id, start, line_start.len() - 2) {
             self.bytes.truncate(start);
         }
     }

@@ -52,7 +52,7 @@ fn a_line_has_all_keys_in_order() {
     record.backend = Some("blue-1".into());
     record.chosen_by = ChosenBy::Sid;
     record.connect_took(Duration::from_micros(1234));
-    record.first_byte_seen();
+    record.first_byte_seen(std::time::Instant::now());
     let end = StreamEnd { bytes_in: 5, bytes_out: 70, ..StreamEnd::new(Termination::Complete) };
     let line = line(&record, &end);
     assert!(line.ends_with("}\n") && line.lines().count() == 1);

@@ -8,6 +8,18 @@ const MAX_LENGTH: usize = 128;
 /// Length of a new id in hex digits.
 const DIGITS: usize = 32;
 
+/// The hex digits of each byte.
+static HEX: [[u8; 2]; 256] = {
+    const DIGIT: &[u8; 16] = b"0123456789abcdef";
+    let mut pairs = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < pairs.len() {
+        pairs[byte] = [DIGIT[byte >> 4], DIGIT[byte & 15]];
+        byte += 1;
+    }
+    pairs
+};
+
 /// The id of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RequestId(IdText);
@@ -23,11 +35,10 @@ enum IdText {
 impl RequestId {
     /// Creates an id of 32 hex digits.
     pub(crate) fn new() -> Self {
-        const HEX: &[u8; 16] = b"0123456789abcdef";
         let mut digits = [0; DIGITS];
         let random = fastrand::u128(..).to_be_bytes();
-        for (pair, byte) in digits.chunks_exact_mut(2).zip(random) {
-            pair.copy_from_slice(&[HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+        for (pair, byte) in digits.as_chunks_mut().0.iter_mut().zip(random) {
+            *pair = HEX[usize::from(byte)];
         }
         Self(IdText::New(digits))
     }

@@ -80,12 +80,18 @@ fn set_port(head: &mut Head, port: u16) {
 fn push_address(out: &mut Buffer, address: IpAddr) {
     match address {
         IpAddr::V4(address) => {
-            for (at, part) in address.octets().into_iter().enumerate() {
-                if at > 0 {
-                    out.push(b".");
+            let (mut text, mut len) = ([0; 16], 0);
+            for part in address.octets() {
+                for (unit, digit) in [(100, part / 100), (10, part / 10 % 10), (1, part % 10)] {
+                    if part >= unit || unit == 1 {
+                        text[len] = b'0' + digit;
+                        len += 1;
+                    }
                 }
-                out.push_number(part.into());
+                text[len] = b'.';
+                len += 1;
             }
+            out.push(&text[..len - 1]);
         }
         IpAddr::V6(address) => {
             // Writing to a buffer cannot fail.

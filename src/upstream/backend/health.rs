@@ -75,9 +75,9 @@ impl Backend {
         self.responsiveness.record_no_response(began);
     }
 
-    /// Records that the backend has responded.
-    pub fn record_response(&self) {
-        self.responsiveness.record_response(Instant::now());
+    /// Records that the backend responded at this moment.
+    pub fn record_response(&self, now: Instant) {
+        self.responsiveness.record_response(now);
     }
 
     /// Records that its host accepts connections; the process behind may still be unresponsive.
