@@ -24,6 +24,7 @@ mod explain;
 pub mod handle;
 mod handoff;
 mod health;
+mod heap;
 mod held;
 mod leaving;
 mod listeners;
@@ -68,6 +69,7 @@ use self::{
     drain::Drains,
     handoff::HandoffState,
     health::Probing,
+    heap::HeapRelease,
     listeners::Listeners,
     on_down::OnDown,
     overlay::Overlay,
@@ -115,6 +117,7 @@ pub struct ControlTask {
     reload: Option<ReloadState>,
     reloads: Reloads,
     upkeep: Upkeep,
+    heap: HeapRelease,
     keys: CookieKeys,
     tickets: TicketKeys,
     listeners: Listeners,

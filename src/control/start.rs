@@ -11,8 +11,9 @@ use tokio::{runtime::Handle, sync::Semaphore};
 
 use super::{
     ControlTask, apply::ApplyError, discovery::Discovery, drain::Drains, handoff::HandoffState,
-    listeners::Listeners, on_down::OnDown, overlay::Overlay, rebalance::Rebalancer,
-    reload::Reloads, report::StartTime, resolve::NameResolver, upkeep::Upkeep,
+    heap::HeapRelease, listeners::Listeners, on_down::OnDown, overlay::Overlay,
+    rebalance::Rebalancer, reload::Reloads, report::StartTime, resolve::NameResolver,
+    upkeep::Upkeep,
 };
 use crate::{
     acme::ManagedCertificates,
@@ -63,6 +64,7 @@ impl ControlTask {
             reload: None,
             reloads: Reloads::default(),
             upkeep: Upkeep::new(),
+            heap: HeapRelease::default(),
             keys,
             tickets,
             listeners: Listeners::new(from.sockets, from.takes_over, workers),

@@ -88,7 +88,7 @@ impl ControlTask {
         }
     }
 
-    /// Removes expired session ids, idle connections and backends whose drain has ended.
+    /// Removes expired session ids, idle connections and backends whose drain has ended; returns free memory.
     pub(super) fn run_housekeeping(&mut self) {
         let now = std::time::Instant::now();
         self.proxy.sids.sweep(now);
@@ -97,6 +97,7 @@ impl ControlTask {
         }
         self.forget_removed();
         let (sessions, tunnels) = (self.proxy.sids.len(), self.proxy.tunnels.len());
+        self.heap.tick(self.proxy.limits.open_connections(), sessions);
         self.notifier.status(format_args!("{sessions} sessions, {tunnels} tunnels"));
     }
 }

@@ -144,6 +144,11 @@ impl ClientLimits {
         }
     }
 
+    /// Number of open connections.
+    pub fn open_connections(&self) -> usize {
+        self.connections.open.load(SeqCst)
+    }
+
     /// Counts a connection that was accepted.
     pub fn connection(&self) -> ConnectionSlot {
         self.connections.open.fetch_add(1, SeqCst);

@@ -80,6 +80,8 @@ mod health;
 mod includes;
 #[cfg(test)]
 mod init;
+#[cfg(all(test, target_env = "gnu"))]
+mod kept_memory;
 #[cfg(test)]
 mod layer4;
 #[cfg(test)]

@@ -19,8 +19,12 @@ pub const HEAD_SIZE: usize = 8 * 1024;
 /// Size of a buffer for a body that moves in bulk, in bytes.
 pub const BULK_SIZE: usize = 64 * 1024;
 
-/// Free buffers that a thread keeps, of each size.
-const MOST_FREE: usize = 32;
+/// Free buffers for heads that a thread keeps: 256 KiB.
+const MOST_FREE_HEADS: usize = 32;
+
+/// Free buffers for bulk that a thread keeps: 512 KiB. A thread that moves many bodies at the same time allocates the
+/// rest; this costs little beside the copy of 64 KiB.
+const MOST_FREE_BULK: usize = 8;
 
 thread_local! {
     static FREE_HEADS: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
@@ -255,16 +259,16 @@ impl fmt::Write for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let free = match self.bytes.len() {
-            HEAD_SIZE => &FREE_HEADS,
-            BULK_SIZE => &FREE_BULK,
+        let (free, most) = match self.bytes.len() {
+            HEAD_SIZE => (&FREE_HEADS, MOST_FREE_HEADS),
+            BULK_SIZE => (&FREE_BULK, MOST_FREE_BULK),
             _ => return,
         };
         let bytes = std::mem::take(&mut self.bytes);
         // Fails only while the thread ends.
         let _ = free.try_with(|free| {
             let mut free = free.borrow_mut();
-            if free.len() < MOST_FREE {
+            if free.len() < most {
                 free.push(bytes);
             }
         });
@@ -309,8 +313,10 @@ mod tests {
         drop(Buffer::of(b"x"));
         assert_eq!(FREE_HEADS.with_borrow(Vec::len), 1);
         assert!(Buffer::new().is_empty());
-        let many: Vec<_> = (0..2 * MOST_FREE).map(|_| Buffer::new()).collect();
+        let many: Vec<_> =
+            (0..2 * MOST_FREE_HEADS).flat_map(|_| [Buffer::new(), Buffer::bulk()]).collect();
         drop(many);
-        assert_eq!(FREE_HEADS.with_borrow(Vec::len), MOST_FREE);
+        assert_eq!(FREE_HEADS.with_borrow(Vec::len), MOST_FREE_HEADS);
+        assert_eq!(FREE_BULK.with_borrow(Vec::len), MOST_FREE_BULK);
     }
 }

@@ -37,6 +37,11 @@ pub(crate) fn resident(pid: u32) -> usize {
     status(pid, "VmRSS:")
 }
 
+/// Resident memory now, without pages of files, in bytes.
+pub(crate) fn anonymous(pid: u32) -> usize {
+    status(pid, "RssAnon:")
+}
+
 /// Peak of the resident memory since [`reset_peak`], in bytes.
 pub(crate) fn peak(pid: u32) -> usize {
     status(pid, "VmHWM:")
