@@ -29,7 +29,7 @@
 //! | [`net`] | sockets, TLS on both sides, PROXY headers, byte streams | HTTP, routes, backends |
 //! | [`acme`] | ACME certificates: when, how, where they are stored | listeners, and the reply to its challenges |
 //! | [`route`] | host and path → pool | I/O |
-//! | [`upstream`] | live backends, balance, connections to them | HTTP |
+//! | [`upstream`] | live backends, balance, connections to them, which backend is tried next | HTTP |
 //! | [`sticky`] | sids, cookies, the choice between them | HTTP exchanges, I/O |
 //! | [`tunnel`] | two byte streams and a guard, where their frames end | HTTP |
 //! | `moorline_http` (`crates/http`) | bytes ⇄ messages: heads, framing, bodies | pools, sids, configuration |

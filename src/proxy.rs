@@ -4,7 +4,7 @@
 //! 2. `handle` begins the request: `validate`, then the route and the destination in `affinity`, with the session id
 //!    of `engine_request` and the cookie of `cookie`. `forwarding` edits the fields. None of these steps waits.
 //! 3. `outgoing` holds the request for the backend. `attempt` sends it and retries under strict rules: `session` for
-//!    a known session, `owner_search` for an unknown one, `retry` for everything else.
+//!    a known session, `owner_search` for an unknown one, the balance policy for everything else.
 //! 4. `backend` takes a kept connection or opens one. `exchange` drives it in the task of the request: it writes the
 //!    request (`upload`), waits for the head of the response, and watches the client. `inspect` and
 //!    `session_detect` read the session from the response.
@@ -33,7 +33,6 @@ mod outgoing;
 mod owner_search;
 pub(crate) mod refusal;
 pub(crate) mod reply;
-mod retry;
 mod session;
 mod session_detect;
 #[cfg(test)]

@@ -11,6 +11,7 @@
 //! | `panic_threshold` | Limits ejections; ignores health if too few backends are healthy. |
 //! | `limits` | Limits the connections of a backend. |
 //! | `admission` | Limits the rate of new sessions of a backend. |
+//! | [`reach`] | Picks, admits, connects, and tries another backend after a failure. |
 //! | `responsiveness` | Records since when a backend has not responded. |
 
 mod admission;
@@ -26,6 +27,7 @@ pub mod load;
 pub mod outlier;
 mod panic_threshold;
 pub mod pool;
+pub mod reach;
 mod recovery;
 mod responsiveness;
 pub mod reuse;

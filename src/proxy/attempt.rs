@@ -2,8 +2,8 @@
 //!
 //! The rules that keep sessions alive are here. A request of a known session goes to the
 //! [backend](super::session) of the session. A request with an unknown sid starts an [owner
-//! search](super::owner_search). Any other request is retried on another backend if nothing was sent
-//! or the request can safely be repeated, within the retry budget of the pool.
+//! search](super::owner_search). Any other request is tried on another backend if nothing was sent
+//! or the request can safely be repeated, as [`reach`](crate::upstream::reach) allows.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,18 +17,17 @@ use super::{
     client::ClientSide,
     exchange::{BackendResponse, SendError, send_request},
     outgoing::Outgoing,
-    retry::RetryPlan,
 };
 use crate::{
     error::{FailureKind, Phase, ProxyError, Side},
     net::proxy_protocol::ConnectionOrigin,
     observe::ChosenBy,
     stream_log::SessionClient,
-    upstream::{Backend, SessionGuard},
+    upstream::{
+        Backend, SessionGuard,
+        reach::{AdmissionWait, RetryPlan, WhenFull},
+    },
 };
-
-/// Maximum number of backends tried for a request that any backend can serve.
-const MAX_TRIES: usize = 3;
 
 /// How long a backend may hold a poll if the session's `pingInterval` is unknown.
 pub(super) const UNKNOWN_POLL: Duration = Duration::from_secs(300);
@@ -69,9 +68,10 @@ impl RequestAttempt<'_, '_> {
             // Boxed: rare, and larger than the others.
             Destination::Search(first) => Box::pin(self.search_owner(first)).await,
             Destination::Preferred(backend, by) => {
-                self.send_balanced(RetryPlan::to(backend, by)).await
+                self.set_chosen_by(by);
+                self.send_balanced(RetryPlan::to(backend, WhenFull::Skip)).await
             }
-            Destination::Balanced => self.send_balanced(RetryPlan::any()).await,
+            Destination::Balanced => self.send_balanced(RetryPlan::any(WhenFull::Skip)).await,
         }
     }
 
@@ -85,11 +85,14 @@ impl RequestAttempt<'_, '_> {
             self.bound = false;
             let header = self.config().timeouts.response_header;
             let header = if self.is_poll() { header.max(UNKNOWN_POLL) } else { header };
-            let mut last: Option<Box<ProxyError>> = None;
             loop {
-                self.set_chosen_by(plan.by);
-                let Some(backend) = self.next(&mut plan) else {
-                    return Err(self.no_backend_left(&plan, last.map(|last| *last)));
+                if plan.is_balanced() {
+                    self.set_chosen_by(ChosenBy::Balance);
+                }
+                let pool = &self.state.pool.upstream;
+                let Some(backend) = plan.next(pool, self.state.address.ip()) else {
+                    let error = plan.no_backend_left(pool);
+                    return Err(self.counted(error));
                 };
                 // Counted from here on, queued or not, so that the next pick takes this session into
                 // account.
@@ -104,32 +107,55 @@ impl RequestAttempt<'_, '_> {
                     Ok(answer) => return Ok(AttemptOutcome { answer, reserved, unknown: false }),
                     Err(failure) => failure,
                 };
-                last = self.try_again(failure, backend, &mut plan)?.map(Box::new);
+                self.try_again(failure, backend, &mut plan)?;
             }
         }
     }
 
-    /// Decides whether and where a failed request is sent again. Returns the failure if it counts.
+    /// Waits until the backend admits a new session; other requests pass. False if another backend must be picked.
+    async fn admitted(
+        &mut self,
+        backend: &Arc<Backend>,
+        plan: &mut RetryPlan,
+    ) -> Result<bool, ProxyError> {
+        if !self.begins_session() {
+            return Ok(true);
+        }
+        let queued = || _ = self.state.proxy.metrics.admission_queued.inc();
+        let pool = &self.state.pool.upstream;
+        // A client may close its sending side and still want its response, but not before its request has been sent.
+        match plan.admit(pool, backend, queued, self.client.left()).await {
+            AdmissionWait::Admitted => Ok(true),
+            AdmissionWait::PickAnother => Ok(false),
+            AdmissionWait::Cancelled => {
+                Err(ProxyError::new(Side::Client, Phase::Select, FailureKind::Incomplete))
+            }
+        }
+    }
+
+    /// Decides whether and where a failed request is sent again.
     fn try_again(
         &mut self,
         failure: SendError,
         backend: Arc<Backend>,
         plan: &mut RetryPlan,
-    ) -> Result<Option<ProxyError>, ProxyError> {
+    ) -> Result<(), ProxyError> {
         let SendError { kept, error, .. } = failure;
         if kept && self.may_be_stale(&error) {
             tracing::debug!(%error, "trying the same backend on a new connection");
             self.state.proxy.metrics.retries.inc();
             self.fresh = true;
-            plan.bound = Some(backend);
-            return Ok(None);
+            plan.again(backend);
+            return Ok(());
         }
-        plan.mark_tried(backend);
-        if !self.may_retry(&error, plan.tries) {
+        if !self.is_retriable(&error) {
             return Err(error);
         }
-        tracing::debug!(%error, "trying another backend");
-        Ok(Some(error))
+        tracing::debug!(%error, "trying another backend, if there is one");
+        let pool = &self.state.pool.upstream;
+        plan.record_failure(pool, backend, error).map_err(|error| self.counted(error))?;
+        self.state.proxy.metrics.retries.inc();
+        Ok(())
     }
 
     /// Sends the request once and updates the backend's health by the outcome.
@@ -158,8 +184,8 @@ impl RequestAttempt<'_, '_> {
             bound: self.bound,
         };
         let upload = self.outgoing.upload(options.began);
-        let outcome = send_request(&options, &self.state.method, upload, self.client).await;
-        self.record_outcome(backend, &outcome);
+        let mut outcome = send_request(&options, &self.state.method, upload, self.client).await;
+        self.record_outcome(backend, &mut outcome);
         match &outcome {
             Ok(answer) => {
                 backend.record_response(answer.at.into_std());
@@ -195,7 +221,11 @@ impl RequestAttempt<'_, '_> {
     }
 
     /// Counts failures that are the backend's fault towards an ejection.
-    fn record_outcome(&self, backend: &Arc<Backend>, outcome: &Result<BackendResponse, SendError>) {
+    fn record_outcome(
+        &self,
+        backend: &Arc<Backend>,
+        outcome: &mut Result<BackendResponse, SendError>,
+    ) {
         let failed = match outcome {
             // A response is counted when its body is complete or has failed.
             Ok(answer) => match answer.head.status.as_u16() {
@@ -210,7 +240,7 @@ impl RequestAttempt<'_, '_> {
                 // The backend may have closed a kept-alive connection meanwhile, and it may hold a
                 // poll for as long as it likes.
                 (Side::Backend, Phase::ResponseHeader)
-                    if !kept && !self.is_poll() && !self.state.long_poll =>
+                    if !*kept && !self.is_poll() && !self.state.long_poll =>
                 {
                     true
                 }
@@ -231,17 +261,22 @@ impl RequestAttempt<'_, '_> {
         }
     }
 
-    fn may_retry(&self, error: &ProxyError, tries: usize) -> bool {
-        let retriable = match (error.side, error.phase, error.kind) {
+    /// Whether the request may be sent to another backend after this failure.
+    fn is_retriable(&self, error: &ProxyError) -> bool {
+        match (error.side, error.phase, error.kind) {
             (Side::Client, ..) => false,
             // After a timeout on one backend, do not make the next backend do the same work.
             (_, Phase::ResponseHeader, FailureKind::TimedOut) => false,
             _ => !self.outgoing.has_written() || self.replayable(),
-        };
-        retriable && tries < MAX_TRIES && self.state.pool.upstream.retry_allowed() && {
-            self.state.proxy.metrics.retries.inc();
-            true
         }
+    }
+
+    /// Counts a rejected admission.
+    fn counted(&self, error: ProxyError) -> ProxyError {
+        if error.kind == FailureKind::NotAdmitted {
+            self.state.proxy.metrics.admission_refused.inc();
+        }
+        error
     }
 
     /// Whether the backend closed a kept-alive connection meanwhile, so that the request can be sent

@@ -1,17 +1,8 @@
 //! Connections to a backend for requests: kept ones and new ones, and how they are given back.
 
-use std::{
-    future::poll_fn,
-    pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    task::Poll,
-    time::Duration,
-};
+use std::{future::poll_fn, mem, pin::pin, sync::Arc, task::Poll, time::Duration};
 
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use crate::{
     config::PoolConfig,
@@ -20,17 +11,14 @@ use crate::{
     observe::Metrics,
     shared,
     upstream::{
-        ANY_AGE, Acquired, Backend, BackendConnector, ConnectError, ConnectionGuard,
-        KeptConnection, Permit, RequestGuard,
+        ANY_AGE, Acquired, Backend, BackendConnector, ConnectionGuard, KeptConnection, Permit,
+        RequestGuard, reach,
     },
 };
 
 /// Maximum idle time of a connection for a request that cannot be repeated: half of the shortest
 /// idle timeout of common servers, which is gunicorn's 2 s.
 pub(super) const YOUNG: Duration = Duration::from_secs(1);
-
-/// Pause before the next try if descriptors or ports are exhausted.
-const SHORTAGE_PAUSE: Duration = Duration::from_millis(20);
 
 /// How a request is sent to a backend.
 #[derive(Debug)]
@@ -86,13 +74,13 @@ pub(super) struct Lease {
 struct OutlierSample {
     backend: Arc<Backend>,
     /// Whether the response has been counted, or there is none yet.
-    counted: AtomicBool,
+    counted: bool,
 }
 
 impl OutlierSample {
     /// Marks the response as counted; true if it was not counted before.
-    fn take(&self) -> bool {
-        !self.counted.swap(true, Ordering::Relaxed)
+    fn take(&mut self) -> bool {
+        !mem::replace(&mut self.counted, true)
     }
 }
 
@@ -132,7 +120,7 @@ impl RequestSlot {
 
     /// Uses the connection for a request whose outcome is not counted yet.
     pub(super) fn lease(self, backend: &Arc<Backend>, connection: Box<KeptConnection>) -> Lease {
-        let sample = OutlierSample { backend: Arc::clone(backend), counted: AtomicBool::new(true) };
+        let sample = OutlierSample { backend: Arc::clone(backend), counted: true };
         Lease { connection, sample, keep: None, in_use: self.in_use, in_flight: self.in_flight }
     }
 }
@@ -193,20 +181,9 @@ pub(super) async fn open(
 ) -> Result<Box<KeptConnection>, ProxyError> {
     options.backend.make_room();
     let epoch = options.backend.idle().epoch();
-    let stream = connect(options).await?;
+    let SendOptions { backend, connector, from, config, .. } = options;
+    let stream = reach::connect(connector, backend, from, config.timeouts.connect).await?;
     Ok(Box::new(KeptConnection::new(stream, options.connector.serial(), epoch, permit)))
-}
-
-/// Connects; waits within the deadline if descriptors or ports are exhausted.
-async fn connect(options: &SendOptions<'_>) -> Result<BackendStream, ConnectError> {
-    let until = Instant::now() + options.config.timeouts.connect;
-    loop {
-        let left = until.saturating_duration_since(Instant::now());
-        match options.connector.open(options.backend, options.from, left).await {
-            Err(ConnectError::Exhausted) if left > SHORTAGE_PAUSE => sleep(SHORTAGE_PAUSE).await,
-            outcome => return outcome,
-        }
-    }
 }
 
 impl Lease {
@@ -226,17 +203,17 @@ impl Lease {
     }
 
     /// The response has begun: its end is counted.
-    pub(super) fn responds(&self) {
-        self.sample.counted.store(false, Ordering::Relaxed);
+    pub(super) fn responds(&mut self) {
+        self.sample.counted = false;
     }
 
     /// Marks the response as a failure that has already been counted.
-    pub(super) fn failed(&self) {
+    pub(super) fn failed(&mut self) {
         self.sample.take();
     }
 
     /// Counts a body that the backend aborted.
-    pub(super) fn aborted(&self, metrics: &Metrics) {
+    pub(super) fn aborted(&mut self, metrics: &Metrics) {
         if self.sample.take() {
             shared::note(metrics, &self.sample.backend, true);
         }

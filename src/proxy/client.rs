@@ -6,7 +6,7 @@
 //! client. Resets always count as a departure.
 
 use std::{
-    future::Future,
+    future::{Future, poll_fn},
     io,
     pin::Pin,
     task::{Context, Poll, ready},
@@ -152,8 +152,14 @@ impl ClientSide {
 
     /// Like [`poll_departure`](Self::poll_departure) for a request that has not been sent: a half-closed client has
     /// left, too. Up to 64 KiB of its body are read ahead, because the end of the input is behind them.
-    pub(super) fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<FailureKind> {
+    fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<FailureKind> {
         self.poll_gone(cx, READ_AHEAD, Departure::Seen)
+    }
+
+    /// Resolves once the client has left or closed its sending side, before its request has been sent.
+    pub(super) async fn left(&mut self) {
+        poll_fn(|cx| self.poll_left(cx)).await;
+        self.has_left = true;
     }
 
     fn poll_gone(

@@ -81,7 +81,7 @@ impl Delivery {
         response: BackendResponse,
         (keeps, pause): (bool, Option<Duration>),
     ) -> Result<Self, Box<(StreamScope, ProxyError)>> {
-        let BackendResponse { head, mut input, lease, at, .. } = response;
+        let BackendResponse { head, mut input, mut lease, at, .. } = response;
         let source = head.length();
         let (length, form, ends) = framing(source, client.version);
         // After an early response, the rest of the request body must not be read as the next request.
@@ -120,7 +120,7 @@ impl Delivery {
     }
 
     fn end(&mut self, ending: Ending, outgoing: &Outgoing) -> Flow {
-        let (mut scope, lease) = (self.scope.take(), self.lease.take());
+        let (mut scope, mut lease) = (self.scope.take(), self.lease.take());
         scope.received(outgoing.bytes());
         match ending {
             Ending::Complete => {
@@ -133,7 +133,7 @@ impl Delivery {
                 Flow::Drop
             }
             Ending::BackendFailed(kind) => {
-                if let (Some(lease), Some(metrics)) = (lease, scope.metrics()) {
+                if let (Some(lease), Some(metrics)) = (&mut lease, scope.metrics()) {
                     lease.aborted(metrics);
                 }
                 scope.end(Termination::Failed(Side::Backend, Phase::ResponseBody, kind));

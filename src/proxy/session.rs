@@ -11,12 +11,14 @@ use super::{
     attempt::{AttemptOutcome, RequestAttempt},
     exchange::{BackendResponse, SendError},
     owner_search::is_perhaps_unknown,
-    retry::{RetryPlan, left},
 };
 use crate::{
     error::{FailureKind, Phase, ProxyError, Side},
     observe::ChosenBy,
-    upstream::{Backend, Lifecycle},
+    upstream::{
+        Backend, Lifecycle,
+        reach::{RetryPlan, WhenFull},
+    },
 };
 
 /// Time for late replies, in addition to `pingInterval`, for which a backend holds a poll.
@@ -114,7 +116,7 @@ impl RequestAttempt<'_, '_> {
         let unsent = !self.outgoing.has_written();
         // Any backend can answer a preflight.
         if self.state.method == Method::OPTIONS && unsent {
-            return Some(self.send_balanced(RetryPlan::any()).await);
+            return Some(self.send_balanced(RetryPlan::any(WhenFull::Skip)).await);
         }
         match (SessionFailure::of(&error), unsent) {
             (SessionFailure::Retry, true) => {}
@@ -151,7 +153,7 @@ impl RequestAttempt<'_, '_> {
     async fn pause(&mut self) -> Result<(), ProxyError> {
         tokio::select! {
             () = tokio::time::sleep(CONNECT_PAUSE.mul_f64(0.5 + fastrand::f64())) => Ok(()),
-            () = left(self.client) => Err(Self::left()),
+            () = self.client.left() => Err(Self::left()),
         }
     }
 

@@ -74,6 +74,16 @@ async fn fault_079_refused_by_all() {
 }
 
 #[tokio::test]
+async fn the_only_backend_is_tried_once_without_a_retry() {
+    let refusing = Refusing::new();
+    let proxy = Proxy::for_backends(&[refusing.address()]).await;
+    let reply = Raw::ask(proxy.web(), message::get("/", "")).await;
+    assert_eq!(reply.status(), 502);
+    assert_eq!(proxy.metric("moorline_retries_total").await, 0.0);
+    proxy.finish().await;
+}
+
+#[tokio::test]
 async fn fault_080_syn_blackhole() {
     let (hole, live) = (Blackhole::new(), Backend::replying("live").await);
     let proxy = Proxy::with(|settings| {

@@ -161,4 +161,16 @@ async fn an_own_listener_marked_down_by_health_checks_still_answers_508() {
     })
     .await;
     proxy.finish().await;
+    // A stream ends with the same reason.
+    let proxy = before_itself(&server, "tcp", health).await;
+    within("the backend is down", async {
+        loop {
+            Raw::connect(proxy.web()).await.assert_closed().await;
+            if proxy.log_lines().iter().any(|line| line["termination"] == "proxy_select_loop") {
+                break;
+            }
+        }
+    })
+    .await;
+    proxy.finish().await;
 }
