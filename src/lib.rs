@@ -33,6 +33,7 @@
 //! | [`sticky`] | sids, cookies, the choice between them | HTTP exchanges, I/O |
 //! | [`tunnel`] | two byte streams and a guard, where their frames end | HTTP |
 //! | `moorline_http` (`crates/http`) | bytes ⇄ messages: heads, framing, bodies | pools, sids, configuration |
+//! | `moorline_heap` (`crates/heap`) | one call of the C library: free memory returns to the system | any other module |
 //! | `proxy` | requests, replies, retries, owner search, upgrades | reloads |
 //! | `layer4` | byte streams: a backend for each, a tunnel | HTTP, reloads |
 //! | [`snapshot`] | one consistent view for the data path | how it is built |
