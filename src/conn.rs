@@ -11,12 +11,7 @@
 mod log;
 mod sniff;
 
-use std::{
-    future::Future,
-    io,
-    net::SocketAddr,
-    sync::{Arc, atomic::AtomicBool},
-};
+use std::{future::Future, io, net::SocketAddr, sync::Arc};
 
 use tokio::{
     io::AsyncWriteExt as _,
@@ -427,7 +422,6 @@ impl AcceptedConnection {
             metrics,
             counted: Some(CountedConnection::new(self.slot, self.address)),
             sinks: Arc::new(sinks),
-            draining: AtomicBool::new(false),
         });
         RequestConnection { proxy, info, stream }
     }

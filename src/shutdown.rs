@@ -13,7 +13,7 @@ use std::{
     },
 };
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, futures::Notified, watch};
 
 /// The phase that a [`Watch`] sees; phases only advance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,8 +33,16 @@ pub enum ShutdownPhase {
 /// waited for, and drop the original: it counts like any other.
 pub fn channel() -> (Trigger, Watch) {
     let (sender, receiver) = watch::channel(ShutdownPhase::Running);
-    let phase = Arc::new(AtomicU8::new(ShutdownPhase::Running as u8));
+    let phase = Arc::new(SharedPhase::default());
     (Trigger { sender, phase: Arc::clone(&phase) }, Watch { receiver, phase })
+}
+
+/// The phase again, for connections: read without a lock, and with a small future for its change.
+#[derive(Debug, Default)]
+struct SharedPhase {
+    /// [`ShutdownPhase`] as a number.
+    number: AtomicU8,
+    changed: Notify,
 }
 
 /// Advances the phase and waits until all watches are dropped.
@@ -43,7 +51,7 @@ pub fn channel() -> (Trigger, Watch) {
 #[derive(Debug)]
 pub struct Trigger {
     sender: watch::Sender<ShutdownPhase>,
-    phase: Arc<AtomicU8>,
+    phase: Arc<SharedPhase>,
 }
 
 impl Trigger {
@@ -84,9 +92,10 @@ impl Trigger {
             let advances = *phase < to;
             *phase = to.max(*phase);
             // Before the watches are woken.
-            self.phase.store(*phase as u8, Ordering::Release);
+            self.phase.number.store(*phase as u8, Ordering::Release);
             advances
         });
+        self.phase.changed.notify_waiters();
     }
 }
 
@@ -94,19 +103,23 @@ impl Trigger {
 #[derive(Clone, Debug)]
 pub struct Watch {
     receiver: watch::Receiver<ShutdownPhase>,
-    /// The phase again, to be read without a lock.
-    phase: Arc<AtomicU8>,
+    phase: Arc<SharedPhase>,
 }
 
 impl Watch {
     /// Returns the current phase. Costs no more than reading a number.
     pub fn phase(&self) -> ShutdownPhase {
-        match self.phase.load(Ordering::Acquire) {
+        match self.phase.number.load(Ordering::Acquire) {
             0 => ShutdownPhase::Running,
             1 => ShutdownPhase::Handoff,
             2 => ShutdownPhase::Graceful,
             _ => ShutdownPhase::Forced,
         }
+    }
+
+    /// Resolves when the phase changes after this future was polled first.
+    pub fn changed(&self) -> Notified<'_> {
+        self.phase.changed.notified()
     }
 
     /// Resolves in [`ShutdownPhase::Graceful`] or later; immediately if the phase has been reached.

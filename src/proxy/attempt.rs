@@ -58,20 +58,24 @@ pub(super) struct AttemptOutcome {
 
 impl RequestAttempt<'_, '_> {
     /// Sends the request to the chosen destination.
-    pub(super) async fn run(
+    pub(super) fn run(
         &mut self,
         destination: Destination,
-    ) -> Result<AttemptOutcome, ProxyError> {
-        match destination {
-            Destination::Session(backend, lifetime) => self.send_to_owner(&backend, lifetime).await,
-            Destination::Gone { .. } => Err(self.session_gone()),
-            // Boxed: rare, and larger than the others.
-            Destination::Search(first) => Box::pin(self.search_owner(first)).await,
-            Destination::Preferred(backend, by) => {
-                self.set_chosen_by(by);
-                self.send_balanced(RetryPlan::to(backend, WhenFull::Skip)).await
+    ) -> impl Future<Output = Result<AttemptOutcome, ProxyError>> + Send {
+        async move {
+            match destination {
+                Destination::Session(backend, lifetime) => {
+                    self.send_to_owner(&backend, lifetime).await
+                }
+                Destination::Gone { .. } => Err(self.session_gone()),
+                // Boxed: rare, and larger than the others.
+                Destination::Search(first) => Box::pin(self.search_owner(first)).await,
+                Destination::Preferred(backend, by) => {
+                    self.set_chosen_by(by);
+                    self.send_balanced(RetryPlan::to(backend, WhenFull::Skip)).await
+                }
+                Destination::Balanced => self.send_balanced(RetryPlan::any(WhenFull::Skip)).await,
             }
-            Destination::Balanced => self.send_balanced(RetryPlan::any(WhenFull::Skip)).await,
         }
     }
 
@@ -159,45 +163,48 @@ impl RequestAttempt<'_, '_> {
     }
 
     /// Sends the request once and updates the backend's health by the outcome.
-    pub(super) async fn send_once(
+    pub(super) fn send_once(
         &mut self,
         backend: &Arc<Backend>,
         header: Duration,
-    ) -> Result<BackendResponse, SendError> {
-        self.track_client(backend);
-        self.state.scope.record().backend = Some(Arc::clone(backend.label()));
-        self.state.scope.enter(Phase::ResponseHeader);
-        let config = self.state.pool.config();
-        let options = SendOptions {
-            backend,
-            connector: self.state.pool.connector(),
-            from: self.from,
-            config,
-            began: Instant::now(),
-            header: match self.state.long_poll {
-                true => config.timeouts.stream_idle,
-                false => Some(header),
-            },
-            upgrade: self.state.upgrade,
-            once: !self.replayable(),
-            fresh: self.fresh,
-            bound: self.bound,
-        };
-        let upload = self.outgoing.upload(options.began);
-        let mut outcome = send_request(&options, &self.state.method, upload, self.client).await;
-        self.record_outcome(backend, &mut outcome);
-        match &outcome {
-            Ok(answer) => {
-                backend.record_response(answer.at.into_std());
-                let record = self.state.scope.record();
-                record.first_byte_seen(answer.at.into_std());
-                if let Some(time) = answer.connected {
-                    record.connect_took(time);
+    ) -> impl Future<Output = Result<BackendResponse, SendError>> + Send {
+        // A block holds each argument once.
+        async move {
+            self.track_client(backend);
+            self.state.scope.record().backend = Some(Arc::clone(backend.label()));
+            self.state.scope.enter(Phase::ResponseHeader);
+            let config = self.state.pool.config();
+            let options = SendOptions {
+                backend,
+                connector: self.state.pool.connector(),
+                from: self.from,
+                config,
+                began: Instant::now(),
+                header: match self.state.long_poll {
+                    true => config.timeouts.stream_idle,
+                    false => Some(header),
+                },
+                upgrade: self.state.upgrade,
+                once: !self.replayable(),
+                fresh: self.fresh,
+                bound: self.bound,
+            };
+            let upload = self.outgoing.upload(options.began);
+            let mut outcome = send_request(&options, &self.state.method, upload, self.client).await;
+            self.record_outcome(backend, &mut outcome);
+            match &outcome {
+                Ok(answer) => {
+                    backend.record_response(answer.at.into_std());
+                    let record = self.state.scope.record();
+                    record.first_byte_seen(answer.at.into_std());
+                    if let Some(time) = answer.connected {
+                        record.connect_took(time);
+                    }
                 }
+                Err(failure) => self.report_failure(backend, failure),
             }
-            Err(failure) => self.report_failure(backend, failure),
+            outcome
         }
-        outcome
     }
 
     /// Counts a failure towards the backend's health.

@@ -4,10 +4,7 @@ use std::{
     future::{Future, poll_fn},
     net::SocketAddr,
     pin::{Pin, pin},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -15,7 +12,8 @@ use std::{
 use moorline_http::{BodyLength, Buffer, HeadLimits, RequestHead, RequestParser};
 use tokio::{
     io::AsyncWriteExt as _,
-    task::unconstrained,
+    sync::futures::Notified,
+    task::{Unconstrained, unconstrained},
     time::{Instant, timeout, timeout_at},
 };
 
@@ -32,7 +30,7 @@ use crate::{
     },
     observe::ListenerMetrics,
     shared::SharedState,
-    shutdown::ShutdownPhase,
+    shutdown::{self, ShutdownPhase},
     snapshot::ListenerSnapshot,
     stream_log::StreamSinks,
 };
@@ -57,8 +55,6 @@ pub(crate) struct ConnectionInfo {
     pub(crate) counted: Option<Arc<CountedConnection>>,
     /// Records the ends of the streams; makes a shutdown wait for them.
     pub(crate) sinks: Arc<StreamSinks>,
-    /// A shutdown has begun: end when no request is in progress.
-    pub(crate) draining: AtomicBool,
 }
 
 impl ConnectionInfo {
@@ -107,8 +103,9 @@ pub(crate) fn serve(
     let mut wait = RequestWait::new(opened, &info.listener.header);
     // Captured by the block, so that the future holds each of them once.
     async move {
-        let shutdown = pin!(unconstrained(forced(&info)));
-        let mut shutdown = ShutdownWatch { info: &info, forced: shutdown, watched: false };
+        let drain = &info.sinks.drain;
+        let changed = pin!(unconstrained(drain.changed()));
+        let mut shutdown = ShutdownWatch { drain, changed, watched: false };
         let mut ending = loop {
             let arrived = poll_fn(|cx| match shutdown.is_forced(cx) {
                 true => Poll::Ready(Arrived::Forced),
@@ -146,29 +143,25 @@ pub(crate) fn serve(
     }
 }
 
-/// Resolves when a shutdown is forced; marks the connection when a shutdown begins.
-async fn forced(info: &ConnectionInfo) {
-    let mut drain = info.sinks.drain.clone();
-    drain.graceful().await;
-    info.draining.store(true, Ordering::Relaxed);
-    drain.forced().await;
-}
-
 /// Watches the phase of the shutdown.
-struct ShutdownWatch<'a, F> {
-    info: &'a ConnectionInfo,
-    /// [`forced`], which must wake the task even if the task has used up its budget.
-    forced: Pin<&'a mut F>,
+struct ShutdownWatch<'a, 'd> {
+    drain: &'d shutdown::Watch,
+    /// The next change, which must wake the task even if the task has used up its budget.
+    changed: Pin<&'a mut Unconstrained<Notified<'d>>>,
     watched: bool,
 }
 
-impl<F: Future> ShutdownWatch<'_, F> {
+impl ShutdownWatch<'_, '_> {
     /// Whether the shutdown is forced. The task is woken by every change of the phase.
     fn is_forced(&mut self, cx: &mut Context<'_>) -> bool {
-        // Polled once, to be woken by the first change of the phase, and always after it.
-        let polls = !self.watched || self.info.sinks.drain.phase() != ShutdownPhase::Running;
-        self.watched = true;
-        polls && self.forced.as_mut().poll(cx).is_ready()
+        // Polled once, to be woken by the first change, and always after it: a task keeps its waker.
+        if !self.watched || self.drain.phase() != ShutdownPhase::Running {
+            self.watched = true;
+            while self.changed.as_mut().poll(cx).is_ready() {
+                self.changed.set(unconstrained(self.drain.changed()));
+            }
+        }
+        self.drain.phase() == ShutdownPhase::Forced
     }
 }
 
@@ -236,7 +229,7 @@ impl RequestWait {
                 Poll::Pending => break,
             }
         }
-        if !self.begun && info.draining.load(Ordering::Relaxed) {
+        if !self.begun && info.sinks.drain.phase() >= ShutdownPhase::Graceful {
             return Poll::Ready(Arrived::End);
         }
         let limit = match self.first || self.begun {

@@ -66,28 +66,31 @@ impl RequestAttempt<'_, '_> {
     /// and connecting is repeated. Requests that the backend has not read are sent again. A session
     /// ends if its backend refuses or resets connections, is silent for longer than the session
     /// lives, or is removed.
-    pub(super) async fn send_to_owner(
+    pub(super) fn send_to_owner(
         &mut self,
         backend: &Arc<Backend>,
         lifetime: Duration,
-    ) -> Result<AttemptOutcome, ProxyError> {
-        self.set_chosen_by(ChosenBy::Sid);
-        self.bound = true;
-        let header = self.config().timeouts.response_header.max(lifetime + POLL_SLACK);
-        if self.state.engine.as_ref().is_some_and(|engine| engine.polling) {
-            self.outgoing.keep_copy();
-        }
-        let mut until = None;
-        loop {
-            // Boxed: rare. A held poll must not pay for what follows.
-            let follow_up = match self.send_once(backend, header).await {
-                Ok(answer) if !is_perhaps_unknown(&answer) => {
-                    return Ok(AttemptOutcome { answer, reserved: None, unknown: false });
+    ) -> impl Future<Output = Result<AttemptOutcome, ProxyError>> + Send {
+        // A block holds each argument once.
+        async move {
+            self.set_chosen_by(ChosenBy::Sid);
+            self.bound = true;
+            let header = self.config().timeouts.response_header.max(lifetime + POLL_SLACK);
+            if self.state.engine.as_ref().is_some_and(|engine| engine.polling) {
+                self.outgoing.keep_copy();
+            }
+            let mut until = None;
+            loop {
+                // Boxed: rare. A held poll must not pay for what follows.
+                let follow_up = match self.send_once(backend, header).await {
+                    Ok(answer) if !is_perhaps_unknown(&answer) => {
+                        return Ok(AttemptOutcome { answer, reserved: None, unknown: false });
+                    }
+                    sent => Box::pin(self.follow_up(backend, lifetime, sent, &mut until)),
+                };
+                if let Some(outcome) = follow_up.await {
+                    return outcome;
                 }
-                sent => Box::pin(self.follow_up(backend, lifetime, sent, &mut until)),
-            };
-            if let Some(outcome) = follow_up.await {
-                return outcome;
             }
         }
     }
