@@ -134,7 +134,7 @@ impl ControlTask {
         let pools = self.pools_of(&config, &members, &connectors, new_keys);
         let snapshot = self.snapshot_of(&config, pools, listeners);
         self.proxy.snapshot.store(Arc::new(snapshot));
-        self.proxy.sids.resize(&config.sessions);
+        self.proxy.sids.resize(&config.sessions).await;
         self.proxy.limits.change(config.limits.connections, config.limits.handshakes);
         if let Some(log) = log {
             self.replace_log(log);

@@ -60,6 +60,9 @@ const SHARDS: usize = 64;
 /// Slices that a scan visits before it lets other tasks run: 4096 entries, less than a millisecond.
 const BATCH: usize = 16;
 
+/// Entries that [`SessionTable::resize`] discards before it lets other tasks run.
+const DISCARDED: usize = 1024;
+
 /// Sweeps until every shard has been visited.
 const ROUND: usize = 4;
 
@@ -129,14 +132,18 @@ impl SessionTable {
         })
     }
 
-    /// Changes the limits, and discards entries above the new maximum. The only operation whose cost grows with the
-    /// table; used by reloads.
-    pub fn resize(&self, limits: &config::SessionsConfig) {
+    /// Changes the limits at once, and then discards entries above the new maximum. The table may be large: other tasks
+    /// run in between.
+    pub async fn resize(&self, limits: &config::SessionsConfig) {
         self.max.store(limits.max, Relaxed);
         self.max_sid_bytes.store(limits.max_sid_bytes, Relaxed);
-        let mut shard = 0;
-        while self.len() > limits.max && self.discard_after(shard) {
-            shard = (shard + 1) % SHARDS;
+        for discarded in 0.. {
+            if self.len() <= limits.max || !self.discard_after(discarded % SHARDS) {
+                return;
+            }
+            if discarded % DISCARDED == DISCARDED - 1 {
+                yield_now().await;
+            }
         }
     }
 

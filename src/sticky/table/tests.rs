@@ -103,9 +103,9 @@ fn only_sids_within_the_limits_are_recorded() {
         assert!(table.learn(sid, &blue, LIFE, now));
         assert!(table.find("chat", sid, now).is_some(), "{length}");
     }
-    table.resize(&SessionsConfig { max: 10, max_sid_bytes: 4 });
+    finish(table.resize(&SessionsConfig { max: 10, max_sid_bytes: 4 }));
     assert!(!table.learn("12345", &blue, LIFE, now));
-    table.resize(&SessionsConfig { max: 0, max_sid_bytes: 128 });
+    finish(table.resize(&SessionsConfig { max: 0, max_sid_bytes: 128 }));
     assert!(!table.learn("1", &blue, LIFE, now));
     assert_eq!((table.len(), blue.sessions()), (0, 0));
 }
@@ -141,8 +141,25 @@ fn small_table_keeps_its_limit() {
         assert!(table.len() <= 3);
     }
     assert_eq!((table.len(), blue.sessions()), (3, 3));
-    table.resize(&SessionsConfig { max: 1, max_sid_bytes: 128 });
+    finish(table.resize(&SessionsConfig { max: 1, max_sid_bytes: 128 }));
     assert_eq!((table.len(), blue.sessions()), (1, 1));
+}
+
+#[test]
+fn other_tasks_run_while_a_large_table_shrinks() {
+    let (table, blue, now) = (table(10_000), backend("chat", "blue"), Instant::now());
+    for n in 0..10_000 {
+        table.learn(&n.to_string(), &blue, LIFE, now);
+    }
+    let limits = SessionsConfig { max: 10, max_sid_bytes: 128 };
+    let mut resize = std::pin::pin!(table.resize(&limits));
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    let mut left = table.len();
+    while resize.as_mut().poll(&mut context).is_pending() {
+        assert!((1..=2000).contains(&(left - table.len())), "{left} to {}", table.len());
+        left = table.len();
+    }
+    assert_eq!((table.len(), blue.sessions()), (10, 10));
 }
 
 #[test]
@@ -219,7 +236,7 @@ fn held_entry_is_discarded_last() {
         .find(|sid| table.location("chat", sid).shard == table.location("chat", "held").shard);
     let twin = twin.unwrap();
     table.learn(&twin, &blue, LIFE * 2, now);
-    table.resize(&SessionsConfig { max: 1, max_sid_bytes: 128 });
+    finish(table.resize(&SessionsConfig { max: 1, max_sid_bytes: 128 }));
     assert!(table.find("chat", "held", now).is_some());
     assert!(table.find("chat", &twin, now).is_none());
     assert_eq!(blue.sessions(), 1);
