@@ -10,7 +10,7 @@ use moorline_http::{FieldId, HttpVersion, RequestHead};
 
 use super::{
     affinity::{self, ArrivalContext, Destination, RequestFacts, Routed},
-    client::Departure,
+    client::HalfClose,
     connection::ConnectionInfo,
     cookie::AffinityCookie,
     engine_request::{EngineRequest, engine_request},
@@ -19,7 +19,8 @@ use super::{
     lookup::CountedLookup,
     outgoing::Outgoing,
     reply::{self, OwnReply, ReplyContext},
-    validate, websocket,
+    validate::{self, ValidatedRequest},
+    websocket,
 };
 use crate::{
     error::{FailureKind, Phase, ProxyError, Side, Termination},
@@ -101,12 +102,12 @@ impl RequestTraits {
     /// Whether the client may close its sending side and still get its response. Not for polls of Engine.IO sessions,
     /// other long polls and event streams: their clients close it only when they leave. A POST of a session is
     /// delivered even if its client leaves at once: it may be the packet that closes the session.
-    pub(super) fn departure(&self, request: &RequestHead) -> Departure {
+    pub(super) fn half_close(&self, request: &RequestHead) -> HalfClose {
         let is_polling = self.engine.as_ref().is_some_and(|engine| engine.polling);
         // HTTP/1.0 has no interim responses.
         match is_polling && request.method != Method::POST || self.long_poll {
-            true => Departure::Seen,
-            false => Departure::Held { probed: request.version == HttpVersion::Http11 },
+            true => HalfClose::HasLeft,
+            false => HalfClose::MayWait { probed: request.version == HttpVersion::Http11 },
         }
     }
 }
@@ -119,111 +120,166 @@ pub(super) fn arrive<'a>(
     traits: RequestTraits,
 ) -> Result<Arrival<'a>, Box<Refused>> {
     let snapshot = proxy.snapshot.load();
-    let trusted = snapshot.trusts(info.peer.ip());
-    let claims = trusted.then(|| ForwardedClaims::read(&request.head)).flatten();
-    let client_is =
-        claims.as_ref().map(|claims| claims.client(info.peer, |ip| snapshot.trusts(ip)));
-    let address = client_is.as_ref().map_or(info.peer, |client| client.address);
-    let id = RequestId::of(&request.head, trusted);
-    let scope = open(info, &request, (address, &id), &snapshot);
-    let is_engine = traits.engine.is_some();
-    let mut reply_context = ReplyContext::of(&request, is_engine, snapshot.error_pages.as_ref());
-    let unread = request.has_body();
-    let refused = |scope, error: ProxyError, context: &ReplyContext| {
-        Box::new(Refused { reply: reply::refuse(scope, &error, context), unread })
-    };
+    let sender = RequestSender::of(info, &request, &snapshot);
+    let mut opened = OpenedRequest::new(proxy, info, (&request, &traits), &sender, &snapshot);
     let Some(hops) = forwarding::hops(&request.head) else {
         let error = ProxyError::new(Side::Proxy, Phase::Request, FailureKind::Loop);
-        return Err(refused(scope, error, &reply_context));
+        return Err(opened.refuse(&request, &error));
     };
     #[cfg(debug_assertions)]
     fail_on_request(&request);
-    let context =
-        ArrivalContext { listener: Some(&info.listener), tls_info: info.tls_info.as_deref() };
-    let (checked, rule) = match affinity::route(context, &proxy.challenges, &snapshot, &request) {
-        Ok(Routed::Pool(checked, rule)) => (checked, rule),
-        Ok(Routed::Challenge(answer)) => {
-            let reply = answered(scope, reply::challenge(answer));
-            return Err(Box::new(Refused { reply, unread }));
-        }
-        Ok(Routed::Redirect(to, host)) => {
-            let host = validate::without_port(host);
-            let reply = answered(scope, reply::redirect(to, host, request.path_and_query()));
-            return Err(Box::new(Refused { reply, unread }));
-        }
-        Err(error) => return Err(refused(scope, error, &reply_context)),
-    };
-    let RouteTarget { route_label, pool, error_pages } = rule;
+    let (checked, rule) = opened.find_pool(&snapshot, &request)?;
     // The longest valid host fits. A copy, because the fields are edited while the host is needed.
     let host = ArrayString::<{ validate::MAX_HOST }>::from(checked.host).unwrap_or_default();
-    reply_context.use_pages(error_pages.as_ref());
-    // Behind a proxy that terminates TLS, the browser's connection counts.
-    let secure = info.tls_info.is_some() || client_is.is_some_and(|client| client.tls);
-    let mut state = RequestState {
-        proxy,
-        info,
-        pool: Arc::clone(pool),
-        address,
-        method: request.method.clone(),
-        engine: traits.engine,
-        upgrade: checked.upgrade,
-        affinity: AffinityCookie::of(&request.head, pool, secure, checked.host),
-        client_key: None,
-        long_poll: traits.long_poll
-            || long_poll::is_named(request.path(), &pool.config().long_polls),
-        returning: None,
-        reply_context,
-        scope,
-        keeps: traits.keeps,
-    };
-    state.scope.record().route_label = Some(Arc::clone(route_label));
-    state.client_key = affinity::client_key(
-        &proxy.memory,
-        pool,
-        address.ip(),
-        (state.engine.as_ref(), &request.method, state.upgrade),
-        &request.head,
-    );
+    let mut state = opened.into_state((&request, traits), &sender, checked, rule);
     let destination = state.decide();
     let accept = state.upgrade.then(|| websocket::expected(&request.head));
     let origin = ForwardingContext {
         peer: info.peer,
-        trusted,
-        claims: claims.as_deref(),
+        trusted: sender.trusted,
+        claims: sender.claims.as_deref(),
         hops,
-        client: address.ip(),
+        client: sender.address.ip(),
         forwarded_always: snapshot.forwarded_always,
         tls: info.tls_info.is_some(),
         certificate: info.tls_info.as_ref().and_then(|tls| tls.client.as_ref()),
         host: &host,
-        id: id.as_str(),
+        id: sender.id.as_str(),
     };
     state.prepare(&mut request, &origin);
-    let from = state.connection_origin(id.as_str());
-    pool.upstream.note_request();
+    let from = state.connection_origin(sender.id.as_str());
+    state.pool.upstream.note_request();
     let scan = state.close_scan();
     let outgoing = Outgoing::new(request, state.upgrade, scan);
     Ok(Arrival { state, outgoing, destination, from, accept })
 }
 
-fn open(
-    info: &ConnectionInfo,
-    request: &RequestHead,
-    (client, id): (SocketAddr, &RequestId),
-    snapshot: &Snapshot,
-) -> StreamScope {
-    let host = request.authority().or_else(|| request.head.text(FieldId::Host));
-    let record = StreamRecord::new(StreamStart {
-        id: id.as_str(),
-        client,
-        listener: &info.listener.name,
-        tls_info: info.tls_info.as_ref(),
-        host: host.unwrap_or_default(),
-        method: request.method.as_str(),
-        target: request.path_and_query(),
-        redaction: Some(&snapshot.redaction),
-    });
-    StreamScope::open(record, Arc::clone(&info.sinks))
+/// The client that sent a request, as the peer of the connection and the forwarding fields of trusted peers describe it.
+struct RequestSender {
+    /// Whether the peer is a trusted proxy.
+    trusted: bool,
+    /// Forwarding fields of the peer, if it is trusted.
+    claims: Option<Box<ForwardedClaims>>,
+    address: SocketAddr,
+    /// Whether the client uses TLS. Behind a proxy that terminates TLS, the browser's connection counts.
+    secure: bool,
+    /// Id of the request.
+    id: RequestId,
+}
+
+impl RequestSender {
+    fn of(info: &ConnectionInfo, request: &RequestHead, snapshot: &Snapshot) -> Self {
+        let trusted = snapshot.trusts(info.peer.ip());
+        let claims = trusted.then(|| ForwardedClaims::read(&request.head)).flatten();
+        let client =
+            claims.as_ref().map(|claims| claims.client(info.peer, |ip| snapshot.trusts(ip)));
+        Self {
+            trusted,
+            address: client.as_ref().map_or(info.peer, |client| client.address),
+            secure: info.tls_info.is_some() || client.is_some_and(|client| client.tls),
+            id: RequestId::of(&request.head, trusted),
+            claims,
+        }
+    }
+}
+
+/// A request that is in the access log, and has no pool yet.
+struct OpenedRequest<'a> {
+    proxy: &'a SharedState,
+    info: &'a ConnectionInfo,
+    scope: StreamScope,
+    reply_context: ReplyContext,
+}
+
+impl<'a> OpenedRequest<'a> {
+    fn new(
+        proxy: &'a SharedState,
+        info: &'a ConnectionInfo,
+        (request, traits): (&RequestHead, &RequestTraits),
+        sender: &RequestSender,
+        snapshot: &Snapshot,
+    ) -> Self {
+        let host = request.authority().or_else(|| request.head.text(FieldId::Host));
+        let record = StreamRecord::new(StreamStart {
+            id: sender.id.as_str(),
+            client: sender.address,
+            listener: &info.listener.name,
+            tls_info: info.tls_info.as_ref(),
+            host: host.unwrap_or_default(),
+            method: request.method.as_str(),
+            target: request.path_and_query(),
+            redaction: Some(&snapshot.redaction),
+        });
+        let scope = StreamScope::open(record, Arc::clone(&info.sinks));
+        let is_engine = traits.engine.is_some();
+        let reply_context = ReplyContext::of(request, is_engine, snapshot.error_pages.as_ref());
+        Self { proxy, info, scope, reply_context }
+    }
+
+    /// Validates the request and finds its pool. Any other request gets its reply here.
+    fn find_pool<'s, 'r>(
+        &mut self,
+        snapshot: &'s Snapshot,
+        request: &'r RequestHead,
+    ) -> Result<(ValidatedRequest<'r>, &'s RouteTarget), Box<Refused>> {
+        let context = ArrivalContext {
+            listener: Some(&self.info.listener),
+            tls_info: self.info.tls_info.as_deref(),
+        };
+        let reply = match affinity::route(context, &self.proxy.challenges, snapshot, request) {
+            Ok(Routed::Pool(checked, rule)) => return Ok((checked, rule)),
+            Ok(Routed::Challenge(answer)) => reply::challenge(answer),
+            Ok(Routed::Redirect(to, host)) => {
+                reply::redirect(to, validate::without_port(host), request.path_and_query())
+            }
+            Err(error) => return Err(self.refuse(request, &error)),
+        };
+        let reply = answered(self.scope.take(), reply);
+        Err(Box::new(Refused { reply, unread: request.has_body() }))
+    }
+
+    /// Ends the request with an error reply.
+    fn refuse(&mut self, request: &RequestHead, error: &ProxyError) -> Box<Refused> {
+        let reply = reply::refuse(self.scope.take(), error, &self.reply_context);
+        Box::new(Refused { reply, unread: request.has_body() })
+    }
+
+    /// Turns the request into one for the pool of `rule`.
+    fn into_state(
+        mut self,
+        (request, traits): (&RequestHead, RequestTraits),
+        sender: &RequestSender,
+        checked: ValidatedRequest<'_>,
+        rule: &RouteTarget,
+    ) -> RequestState<'a> {
+        let RouteTarget { route_label, pool, error_pages } = rule;
+        self.reply_context.use_pages(error_pages.as_ref());
+        self.scope.record().route_label = Some(Arc::clone(route_label));
+        let client_key = affinity::client_key(
+            &self.proxy.memory,
+            pool,
+            sender.address.ip(),
+            (traits.engine.as_ref(), &request.method, checked.upgrade),
+            &request.head,
+        );
+        RequestState {
+            proxy: self.proxy,
+            info: self.info,
+            pool: Arc::clone(pool),
+            address: sender.address,
+            method: request.method.clone(),
+            engine: traits.engine,
+            upgrade: checked.upgrade,
+            affinity: AffinityCookie::of(&request.head, pool, sender.secure, checked.host),
+            client_key,
+            long_poll: traits.long_poll
+                || long_poll::is_named(request.path(), &pool.config().long_polls),
+            returning: None,
+            reply_context: self.reply_context,
+            scope: self.scope,
+            keeps: traits.keeps,
+        }
+    }
 }
 
 /// Ends a request with a reply of the proxy that is not an error.

@@ -2,8 +2,8 @@
 //!
 //! While a request is served, the stream is read only for its body and for the end of the input. A client that
 //! closes its sending side has either left, or only finished sending: both look alike. Some requests therefore
-//! allow the client to be half-closed ([`Departure::Held`]); a long poll does not, because its session ends with its
-//! client. Resets always count as a departure.
+//! allow the client to be half-closed ([`HalfClose::MayWait`]); a long poll does not, because its session ends with its
+//! client. A client that resets its connection has always left.
 
 use std::{
     future::{Future, poll_fn},
@@ -43,11 +43,11 @@ const READ_AHEAD: usize = 64 * 1024;
 
 /// What the end of the input means during a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Departure {
+pub(super) enum HalfClose {
     /// The client has left.
-    Seen,
+    HasLeft,
     /// The client may still wait for its response.
-    Held {
+    MayWait {
         /// Whether an interim response may check that the client is still there.
         probed: bool,
     },
@@ -62,7 +62,7 @@ pub(super) struct ClientSide {
     /// Bytes to write before anything else: interim responses.
     pub(super) output: Option<Buffer>,
     /// What the end of the input means now.
-    pub(super) departure: Departure,
+    pub(super) half_close: HalfClose,
     /// The client has closed its sending side.
     pub(super) ended: bool,
     /// Bytes of the response have been written.
@@ -94,7 +94,7 @@ impl ClientSide {
             stream,
             input: None,
             output: None,
-            departure: Departure::Seen,
+            half_close: HalfClose::HasLeft,
             ended: false,
             answering: false,
             has_left: false,
@@ -106,8 +106,8 @@ impl ClientSide {
     }
 
     /// Begins a request.
-    pub(super) fn begin(&mut self, request: &RequestHead, departure: Departure) {
-        self.departure = departure;
+    pub(super) fn begin(&mut self, request: &RequestHead, half_close: HalfClose) {
+        self.half_close = half_close;
         self.answering = false;
         self.version = request.version;
         self.wants_continue = request.expects_continue();
@@ -147,13 +147,13 @@ impl ClientSide {
 
     /// Ready once the client has left while its request waits for a response; what it sends meanwhile is kept.
     pub(super) fn poll_departure(&mut self, cx: &mut Context<'_>) -> Poll<FailureKind> {
-        self.poll_gone(cx, HEAD_SIZE, self.departure)
+        self.poll_gone(cx, HEAD_SIZE, self.half_close)
     }
 
     /// Like [`poll_departure`](Self::poll_departure) for a request that has not been sent: a half-closed client has
     /// left, too. Up to 64 KiB of its body are read ahead, because the end of the input is behind them.
     fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<FailureKind> {
-        self.poll_gone(cx, READ_AHEAD, Departure::Seen)
+        self.poll_gone(cx, READ_AHEAD, HalfClose::HasLeft)
     }
 
     /// Resolves once the client has left or closed its sending side, before its request has been sent.
@@ -166,14 +166,14 @@ impl ClientSide {
         &mut self,
         cx: &mut Context<'_>,
         most: usize,
-        departure: Departure,
+        half_close: HalfClose,
     ) -> Poll<FailureKind> {
         loop {
             if self.ended {
-                return match departure {
-                    Departure::Seen => Poll::Ready(FailureKind::Incomplete),
-                    Departure::Held { probed: true } => self.poll_probe(cx),
-                    Departure::Held { probed: false } => Poll::Pending,
+                return match half_close {
+                    HalfClose::HasLeft => Poll::Ready(FailureKind::Incomplete),
+                    HalfClose::MayWait { probed: true } => self.poll_probe(cx),
+                    HalfClose::MayWait { probed: false } => Poll::Pending,
                 };
             }
             if self.input.as_ref().is_some_and(|input| input.len() >= most) {

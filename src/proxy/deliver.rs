@@ -1,4 +1,4 @@
-//! The response on its way to the client, after its head is known.
+//! Sends a response to the client, after its head is known.
 //!
 //! The head leaves together with the part of the body that was read with it. The next piece is read from the
 //! backend when the client has taken the last one. The rest of a request body moves to the backend meanwhile.

@@ -42,7 +42,7 @@ pub(super) fn handle<'a>(
     request: RequestHead,
 ) -> Handling<'a> {
     let traits = RequestTraits::of(&request);
-    client.begin(&request, traits.departure(&request));
+    client.begin(&request, traits.half_close(&request));
     let is_head = request.method == Method::HEAD;
     let keeps = traits.keeps && info.keeps_connections();
     match arrive(proxy, info, request, traits) {

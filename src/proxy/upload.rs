@@ -1,4 +1,4 @@
-//! The request on its way to a backend: its head, then its body.
+//! Sends a request to a backend: its head, then its body.
 //!
 //! The upload belongs to the request and survives a connection on which nothing was written. A backend may answer
 //! before it has read the whole body, and may then close the connection: a failed write therefore only ends the
@@ -51,7 +51,7 @@ impl BodyWatch {
     }
 }
 
-/// A request on its way to a backend.
+/// Sends one request to a backend.
 #[derive(Debug)]
 pub(super) struct Upload {
     relay: BodyRelay,
