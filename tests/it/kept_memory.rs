@@ -9,13 +9,14 @@ use crate::support::{
 };
 
 /// Clients that hold a poll at the same time.
-const CLIENTS: usize = 1000;
+const CLIENTS: usize = 1500;
 
 /// Clients before the first look at the memory: what the process allocates once does not count as growth.
 const FIRST_CLIENTS: usize = 80;
 
-/// Percentage of the growth that may stay.
-const MOST_KEPT: usize = 30;
+/// Percentage of the growth that may stay. More than a MiB stays after any number of clients, such as free buffers; without
+/// a return of memory, 100 % stays.
+const MOST_KEPT: usize = 40;
 
 /// Opens sessions, and a poll in each.
 async fn hold_polls(proxy: &Proxy, node: &Backend, count: usize) -> Vec<Raw> {
@@ -54,10 +55,11 @@ async fn memory_of_held_polls_returns_to_the_system() {
     let before = process::anonymous(proxy.pid());
     let clients = hold_polls(&proxy, &node, CLIENTS).await;
     let grown = process::anonymous(proxy.pid()).saturating_sub(before);
-    assert!(grown > CLIENTS * 4096, "{grown} bytes: the test measures nothing");
+    assert!(grown > CLIENTS * 2048, "{grown} bytes: the test measures nothing");
     drop(clients);
     let kept = || process::anonymous(proxy.pid()).saturating_sub(before);
-    eventually("the memory returns", || kept() <= grown * MOST_KEPT / 100).await;
+    let text = format!("at most {MOST_KEPT} % of {grown} bytes stays");
+    eventually(&text, || kept() <= grown * MOST_KEPT / 100).await;
     drop(node);
     proxy.finish().await;
 }
