@@ -49,6 +49,11 @@ impl SendOptions<'_> {
         self.upgrade || self.fresh || !self.connector.is_shared()
     }
 
+    /// Deadline for a connection that a request waits for from now on.
+    pub(super) fn until(&self) -> Instant {
+        Instant::now() + self.config.timeouts.connect
+    }
+
     /// Maximum idle time of a kept connection for this request.
     fn oldest(&self) -> Duration {
         if self.once && !self.needs_own_connection() { YOUNG } else { ANY_AGE }

@@ -26,7 +26,7 @@ use crate::{
     config::HeaderLimits,
     error::{FailureKind, Phase, ProxyError, Side},
     net::tls,
-    upstream::{Acquired, Backend, KeptConnection},
+    upstream::{Acquired, Backend, KeptConnection, Permit},
 };
 
 /// Responses that a backend sent before it hung may still arrive for this time.
@@ -72,60 +72,102 @@ pub(super) fn send_request<'a>(
     upload: &'a mut Upload,
     client: &'a mut ClientSide,
 ) -> impl Future<Output = Result<BackendResponse, SendError>> + Send {
+    let mut sending = Sending { options, method, upload, client };
     // The block holds each argument once.
     async move {
-        let mut began = options.began;
-        // Boxed: most requests find a connection at once, and a held poll must not pay for the other ways.
-        let mut slot = Some(match RequestSlot::try_acquire(options.backend) {
-            Some(slot) => slot,
-            None => {
-                let until = Instant::now() + options.config.timeouts.connect;
-                let acquired = Box::pin(RequestSlot::acquire(options, until));
-                while_present(client, acquired).await?.ok_or_else(saturated)?
-            }
-        });
-        let permit = loop {
-            let acquired = match backend::take_kept(options) {
-                Some(connection) => Acquired::Idle(connection),
-                None => {
-                    let until = Instant::now() + options.config.timeouts.connect;
-                    let acquired = Box::pin(backend::acquire(options, until));
-                    while_present(client, acquired).await?.ok_or_else(saturated)?
-                }
-            };
-            let connection = match acquired {
-                Acquired::Idle(connection) => connection,
-                Acquired::Permit(permit) => break permit,
-            };
-            let Some(taken) = slot.take() else { return Err(saturated()) };
-            let mut lease = taken.lease(options.backend, connection);
-            let exchange = Exchange::new(options, method, upload, client, &mut lease, began);
-            match exchange.response().await {
-                Ok((head, input)) => return answered(options, head, input, lease, None),
-                // The backend has closed the connection before anything was written.
-                Err(failure) if failure.error.side == Side::Backend && !upload.has_written() => {}
-                Err(failure) => {
-                    let kept = lease.connection();
-                    let unread = options.once && is_unread(kept, options.backend, &failure.error);
-                    return Err(SendError { kept: true, unread, ..failure });
-                }
-            }
-            began = Instant::now();
-            upload.restart(began);
-            slot = Some(lease.into_slot());
+        // Ends here: the next wait must not hold the room of a response.
+        let (permit, slot) = match sending.on_kept_connection().await? {
+            KeptOutcome::Answered(answer) => return Ok(answer),
+            KeptOutcome::NoneKept(permit, slot) => (permit, slot),
         };
-        let started = Instant::now();
-        let connection = while_present(client, Box::pin(backend::open(options, permit)))
-            .await?
-            .map_err(|error| SendError { began: started.into_std(), ..SendError::now(error) })?;
-        let connected = started.elapsed();
-        let Some(taken) = slot.take() else { return Err(saturated()) };
-        let mut lease = taken.lease(options.backend, connection);
-        let (head, input) =
-            Exchange::new(options, method, upload, client, &mut lease, Instant::now())
-                .response()
-                .await?;
-        answered(options, head, input, lease, Some(connected))
+        sending.on_new_connection(permit, slot).await
+    }
+}
+
+/// A request that is sent to one backend.
+struct Sending<'a> {
+    options: &'a SendOptions<'a>,
+    method: &'a Method,
+    upload: &'a mut Upload,
+    client: &'a mut ClientSide,
+}
+
+/// Outcome of sending on kept connections.
+enum KeptOutcome {
+    Answered(BackendResponse),
+    /// No kept connection is left; the request may open a connection.
+    NoneKept(Permit, RequestSlot),
+}
+
+impl Sending<'_> {
+    /// Sends the request on kept connections, one after the other, until a connection is not closed before anything
+    /// was written.
+    fn on_kept_connection(
+        &mut self,
+    ) -> impl Future<Output = Result<KeptOutcome, SendError>> + Send {
+        async move {
+            let options = self.options;
+            let mut began = options.began;
+            // Boxed: most requests find a connection at once, and a held poll must not pay for the other ways.
+            let mut slot = match RequestSlot::try_acquire(options.backend) {
+                Some(slot) => slot,
+                None => {
+                    let acquired = Box::pin(RequestSlot::acquire(options, options.until()));
+                    while_present(self.client, acquired).await?.ok_or_else(saturated)?
+                }
+            };
+            loop {
+                let acquired = match backend::take_kept(options) {
+                    Some(connection) => Acquired::Idle(connection),
+                    None => {
+                        let acquired = Box::pin(backend::acquire(options, options.until()));
+                        while_present(self.client, acquired).await?.ok_or_else(saturated)?
+                    }
+                };
+                let connection = match acquired {
+                    Acquired::Idle(connection) => connection,
+                    Acquired::Permit(permit) => return Ok(KeptOutcome::NoneKept(permit, slot)),
+                };
+                let mut lease = slot.lease(options.backend, connection);
+                match Exchange::new(self, &mut lease, began).response().await {
+                    Ok((head, input)) => {
+                        return answered(options, head, input, lease, None)
+                            .map(KeptOutcome::Answered);
+                    }
+                    // The backend has closed the connection before anything was written.
+                    Err(failure)
+                        if failure.error.side == Side::Backend && !self.upload.has_written() => {}
+                    Err(failure) => {
+                        let kept = lease.connection();
+                        let unread =
+                            options.once && is_unread(kept, options.backend, &failure.error);
+                        return Err(SendError { kept: true, unread, ..failure });
+                    }
+                }
+                began = Instant::now();
+                self.upload.restart(began);
+                slot = lease.into_slot();
+            }
+        }
+    }
+
+    /// Opens a connection and sends the request on it.
+    fn on_new_connection(
+        &mut self,
+        permit: Permit,
+        slot: RequestSlot,
+    ) -> impl Future<Output = Result<BackendResponse, SendError>> + Send {
+        async move {
+            let started = Instant::now();
+            let opened = Box::pin(backend::open(self.options, permit));
+            let connection = while_present(self.client, opened).await?.map_err(|error| {
+                SendError { began: started.into_std(), ..SendError::now(error) }
+            })?;
+            let connected = started.elapsed();
+            let mut lease = slot.lease(self.options.backend, connection);
+            let (head, input) = Exchange::new(self, &mut lease, Instant::now()).response().await?;
+            answered(self.options, head, input, lease, Some(connected))
+        }
     }
 }
 
@@ -197,12 +239,9 @@ fn is_unread(connection: &KeptConnection, backend: &Backend, error: &ProxyError)
 }
 
 /// The wait for the response of one backend.
-struct Exchange<'a> {
-    options: &'a SendOptions<'a>,
-    method: &'a Method,
-    upload: &'a mut Upload,
-    client: &'a mut ClientSide,
-    lease: &'a mut Lease,
+struct Exchange<'e, 'a> {
+    sending: &'e mut Sending<'a>,
+    lease: &'e mut Lease,
     input: Option<Buffer>,
     parser: ResponseParser,
     started: Instant,
@@ -210,18 +249,10 @@ struct Exchange<'a> {
     interim: bool,
 }
 
-impl<'a> Exchange<'a> {
-    fn new(
-        options: &'a SendOptions<'a>,
-        method: &'a Method,
-        upload: &'a mut Upload,
-        client: &'a mut ClientSide,
-        lease: &'a mut Lease,
-        started: Instant,
-    ) -> Self {
+impl<'e, 'a> Exchange<'e, 'a> {
+    fn new(sending: &'e mut Sending<'a>, lease: &'e mut Lease, started: Instant) -> Self {
         let (input, parser) = (None, ResponseParser::default());
-        let interim = false;
-        Self { options, method, upload, client, lease, input, parser, started, interim }
+        Self { sending, lease, input, parser, started, interim: false }
     }
 
     /// Waits for the head of the final response; also returns the bytes behind it.
@@ -236,12 +267,13 @@ impl<'a> Exchange<'a> {
 
     fn poll_response(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, SendError>> {
         let stream = self.lease.stream();
-        let uploaded = match self.upload.poll(cx, self.client, stream) {
+        let Sending { upload, client, .. } = &mut *self.sending;
+        let uploaded = match upload.poll(cx, client, stream) {
             Poll::Ready(Ok(())) => true,
             Poll::Ready(Err(error)) => return Poll::Ready(Err(SendError::now(error))),
             Poll::Pending => false,
         };
-        while self.client.poll_output(cx).is_ready() {
+        while self.sending.client.poll_output(cx).is_ready() {
             match self.poll_head(cx) {
                 Poll::Ready(Ok(Some(head))) => return Poll::Ready(Ok(head)),
                 Poll::Ready(Ok(None)) => self.interim = true,
@@ -249,8 +281,8 @@ impl<'a> Exchange<'a> {
                 Poll::Pending => break,
             }
         }
-        if uploaded && let Poll::Ready(kind) = self.client.poll_departure(cx) {
-            self.client.has_left = true;
+        if uploaded && let Poll::Ready(kind) = self.sending.client.poll_departure(cx) {
+            self.sending.client.has_left = true;
             let left = ProxyError::new(Side::Client, Phase::ResponseHeader, kind);
             return Poll::Ready(Err(SendError::now(left)));
         }
@@ -262,10 +294,10 @@ impl<'a> Exchange<'a> {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Option<ResponseHead>, ProxyError>> {
-        let HeaderLimits { size, fields } = self.options.config.response_header;
+        let HeaderLimits { size, fields } = self.sending.options.config.response_header;
         let limits = HeadLimits { size, fields };
         loop {
-            match self.parser.parse(&mut self.input, limits, self.method) {
+            match self.parser.parse(&mut self.input, limits, self.sending.method) {
                 Ok(Some(head)) if head.is_interim() => {
                     if self.relay_interim(head) {
                         // The body may pass now.
@@ -296,35 +328,38 @@ impl<'a> Exchange<'a> {
     /// Passes an interim response to the client. True if the body was waiting for it.
     fn relay_interim(&mut self, mut head: ResponseHead) -> bool {
         head.strip_hop_by_hop();
-        self.client.queue_interim(&head);
-        head.status == StatusCode::CONTINUE && self.upload.open_gate()
+        self.sending.client.queue_interim(&head);
+        head.status == StatusCode::CONTINUE && self.sending.upload.open_gate()
     }
 
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, SendError>> {
-        let over = self.upload.is_over();
-        let last = self.upload.moved_at().max(self.started);
-        let limit =
-            if over { self.options.header } else { Some(self.options.config.timeouts.body_idle) };
+        let over = self.sending.upload.is_over();
+        let last = self.sending.upload.moved_at().max(self.started);
+        let limit = if over {
+            self.sending.options.header
+        } else {
+            Some(self.sending.options.config.timeouts.body_idle)
+        };
         let until = limit.map(|limit| last + limit);
-        let gate = self.upload.gate();
+        let gate = self.sending.upload.gate();
         let Some(next) = until.into_iter().chain(gate).min() else { return Poll::Pending };
         // A backend that never stops to send interim responses keeps the task from polling its timer.
         let late = std::mem::take(&mut self.interim) && Instant::now() >= next;
-        if !late && self.client.timer.poll_until(cx, next).is_pending() {
+        if !late && self.sending.client.timer.poll_until(cx, next).is_pending() {
             return Poll::Pending;
         }
         if gate.is_some_and(|gate| gate <= next) {
             // The backend ignores `Expect`.
-            self.upload.open_gate();
-            self.client.queue_continue();
+            self.sending.upload.open_gate();
+            self.sending.client.queue_continue();
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
         let (side, phase) = match over {
             // The client does not take interim responses, so the backend is not read.
-            _ if self.client.output.is_some() => (Side::Client, Phase::ResponseHeader),
+            _ if self.sending.client.output.is_some() => (Side::Client, Phase::ResponseHeader),
             true => (Side::Backend, Phase::ResponseHeader),
-            false if self.upload.waits_for_backend() => (Side::Backend, Phase::RequestBody),
+            false if self.sending.upload.waits_for_backend() => (Side::Backend, Phase::RequestBody),
             false => (Side::Client, Phase::RequestBody),
         };
         let error = ProxyError::new(side, phase, FailureKind::TimedOut);

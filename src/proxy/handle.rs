@@ -271,6 +271,6 @@ mod tests {
     #[test]
     fn a_request_that_waits_is_small() {
         let bytes = size(serve);
-        assert!(bytes <= 1240, "{bytes} bytes");
+        assert!(bytes <= 1160, "{bytes} bytes");
     }
 }
