@@ -99,6 +99,8 @@ enum KeptOutcome {
     NoneKept(Permit, RequestSlot),
 }
 
+// A block holds each argument once, an `async fn` twice.
+#[allow(clippy::manual_async_fn)]
 impl Sending<'_> {
     /// Sends the request on kept connections, one after the other, until a connection is not closed before anything
     /// was written.
