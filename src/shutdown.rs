@@ -37,7 +37,7 @@ pub fn channel() -> (Trigger, Watch) {
     (Trigger { sender, phase: Arc::clone(&phase) }, Watch { receiver, phase })
 }
 
-/// The phase again, for connections: read without a lock, and with a small future for its change.
+/// Copy of the phase that connections read without a lock, with a small future for its change.
 #[derive(Debug, Default)]
 struct SharedPhase {
     /// [`ShutdownPhase`] as a number.
@@ -93,9 +93,11 @@ impl Trigger {
             *phase = to.max(*phase);
             // Before the watches are woken.
             self.phase.number.store(*phase as u8, Ordering::Release);
+            if advances {
+                self.phase.changed.notify_waiters();
+            }
             advances
         });
-        self.phase.changed.notify_waiters();
     }
 }
 
@@ -117,7 +119,7 @@ impl Watch {
         }
     }
 
-    /// Resolves when the phase changes after this future was polled first.
+    /// Resolves at the next change of the phase after this call.
     pub fn changed(&self) -> Notified<'_> {
         self.phase.changed.notified()
     }

@@ -3,8 +3,9 @@
 //! rustls's unbuffered API decrypts records where they lie and encrypts into room that the caller provides. A
 //! [`TlsStream`] borrows this room from the free list of the thread while bytes move: an idle connection holds
 //! no buffer at all. Three can be held while they move, each at most 64 KiB: records received and not
-//! processed, decrypted bytes that the reader had no room for, and records not sent yet. No record is read from
-//! the socket while a complete one waits, and nothing is encrypted while a record waits to be sent.
+//! processed, decrypted bytes that the reader had no room for, and records not sent yet. A write decrypts the
+//! complete records that were received before it. No record is read from the socket while the reader has no room,
+//! and nothing is encrypted while a record waits to be sent.
 //!
 //! The stream knows neither certificates nor settings: they are in the rustls session that it is given. An
 //! invalid record makes every later read and write fail with the same error. The alert for the peer is sent at
@@ -98,9 +99,6 @@ pub struct TlsStream<S, T = TcpStream> {
     outgoing: Option<Buffer>,
     /// Why the session has failed.
     failed: Option<Box<rustls::Error>>,
-    /// Whether the last message processed was application data. No handshake message is incomplete then, so that
-    /// rustls can write without the records that follow.
-    between_messages: bool,
     /// Whether the last read found more than a small buffer holds.
     in_bulk: bool,
     /// Whether the peer has sent its `close_notify`.
@@ -125,7 +123,6 @@ impl<S: TlsSession, T: AsyncRead + AsyncWrite + Unpin> TlsStream<S, T> {
             plain: None,
             outgoing: None,
             failed: None,
-            between_messages: false,
             in_bulk: false,
             read_closed: false,
             write_closed: false,
@@ -148,7 +145,7 @@ impl<S: TlsSession, T: AsyncRead + AsyncWrite + Unpin> TlsStream<S, T> {
                 let _ = self.poll_send(cx);
                 return Poll::Ready(Err(error));
             }
-            // The peer may read only after it has written.
+            // Also receives while the socket takes nothing: the peer may send its message before it reads ours.
             let sent = self.poll_send(cx)?;
             if !self.session.common().is_handshaking() {
                 return sent.map(Ok);
@@ -327,7 +324,12 @@ impl<S: TlsSession, T: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<S
             if this.read_closed {
                 return Poll::Ready(Ok(()));
             }
-            if ready!(this.poll_receive(cx))? == 0 {
+            let received = this.poll_receive(cx)?;
+            if received.is_pending() && this.outgoing.is_some() {
+                // The answer to a key update must not wait for a write. An error is found by the next one.
+                let _ = this.poll_send(cx);
+            }
+            if ready!(received) == 0 {
                 let error = "the peer closed the connection without a TLS close_notify";
                 return Poll::Ready(Err(io::Error::new(io::ErrorKind::UnexpectedEof, error)));
             }

@@ -13,7 +13,6 @@ use moorline_http::{BodyLength, Buffer, HeadLimits, RequestHead, RequestParser};
 use tokio::{
     io::AsyncWriteExt as _,
     sync::futures::Notified,
-    task::{Unconstrained, unconstrained},
     time::{Instant, timeout, timeout_at},
 };
 
@@ -51,7 +50,7 @@ pub(crate) struct ConnectionInfo {
     pub(crate) listener: Arc<ListenerSnapshot>,
     /// Metrics of that listener.
     pub(crate) metrics: Arc<ListenerMetrics>,
-    /// RequestSlot among the connections of the peer's address, if those are limited.
+    /// Slot among the connections of the peer's address, if those are limited.
     pub(crate) counted: Option<Arc<CountedConnection>>,
     /// Records the ends of the streams; makes a shutdown wait for them.
     pub(crate) sinks: Arc<StreamSinks>,
@@ -104,7 +103,7 @@ pub(crate) fn serve(
     // Captured by the block, so that the future holds each of them once.
     async move {
         let drain = &info.sinks.drain;
-        let changed = pin!(unconstrained(drain.changed()));
+        let changed = pin!(drain.changed());
         let mut shutdown = ShutdownWatch { drain, changed, watched: false };
         let mut ending = loop {
             let arrived = poll_fn(|cx| match shutdown.is_forced(cx) {
@@ -146,19 +145,20 @@ pub(crate) fn serve(
 /// Watches the phase of the shutdown.
 struct ShutdownWatch<'a, 'd> {
     drain: &'d shutdown::Watch,
-    /// The next change, which must wake the task even if the task has used up its budget.
-    changed: Pin<&'a mut Unconstrained<Notified<'d>>>,
+    /// The next change.
+    changed: Pin<&'a mut Notified<'d>>,
     watched: bool,
 }
 
 impl ShutdownWatch<'_, '_> {
     /// Whether the shutdown is forced. The task is woken by every change of the phase.
     fn is_forced(&mut self, cx: &mut Context<'_>) -> bool {
-        // Polled once, to be woken by the first change, and always after it: a task keeps its waker.
+        // Polled at the first call, and again once the phase has changed. In between, the registered waker stays
+        // valid, because a task has only one.
         if !self.watched || self.drain.phase() != ShutdownPhase::Running {
             self.watched = true;
             while self.changed.as_mut().poll(cx).is_ready() {
-                self.changed.set(unconstrained(self.drain.changed()));
+                self.changed.set(self.drain.changed());
             }
         }
         self.drain.phase() == ShutdownPhase::Forced
@@ -316,10 +316,9 @@ fn close(mut client: ClientSide, lingers: bool) -> BoxedEnd<'static> {
         let until = Instant::now() + most;
         // After an error, the connection ends in any case.
         let Ok(Ok(())) = timeout(pause, client.stream.shutdown()).await else { return };
-        let mut dropped = Buffer::new();
         while lingers {
-            dropped.clear();
-            let read = poll_fn(|cx| dropped.poll_fill(cx, &mut client.stream));
+            // Holds no buffer while nothing arrives.
+            let read = poll_fn(|cx| Buffer::new().poll_fill(cx, &mut client.stream));
             let Ok(Ok(Ok(1..))) = timeout_at(until, timeout(pause, read)).await else { return };
         }
     })

@@ -167,7 +167,10 @@ impl Sending<'_> {
             })?;
             let connected = started.elapsed();
             let mut lease = slot.lease(self.options.backend, connection);
-            let (head, input) = Exchange::new(self, &mut lease, Instant::now()).response().await?;
+            let began = Instant::now();
+            // A body that waits for `100 Continue` waits from now on.
+            self.upload.restart(began);
+            let (head, input) = Exchange::new(self, &mut lease, began).response().await?;
             answered(self.options, head, input, lease, Some(connected))
         }
     }

@@ -25,7 +25,7 @@ use crate::{
 /// as long to detect that a backend is back.
 const RETRY_AFTER_SECONDS: u32 = 2;
 
-/// OwnReply to a plain-text request on a TLS port, whatever it asks for.
+/// Reply to a plain-text request on a TLS port, whatever it asks for.
 pub(crate) const PLAIN_ON_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
     Content-Type: text/plain; charset=utf-8\r\n\
     Content-Length: 34\r\n\
@@ -33,7 +33,7 @@ pub(crate) const PLAIN_ON_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
     Connection: close\r\n\r\n\
     This port uses TLS; use https://.\n";
 
-/// OwnReply to a connection from an address that has reached its connection limit.
+/// Reply to a connection from an address that has reached its connection limit.
 pub(crate) const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
     Content-Type: text/plain; charset=utf-8\r\n\
     Content-Length: 49\r\n\

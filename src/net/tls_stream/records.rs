@@ -26,6 +26,8 @@ pub(super) enum Turn {
     Data,
     /// The job is done.
     Done,
+    /// The handshake needs more records.
+    Blocked,
     /// Both sides have closed the session.
     Closed,
 }
@@ -38,7 +40,7 @@ impl<S: TlsSession, T> TlsStream<S, T> {
         loop {
             match self.turn(&mut no_room, &Job::Receive)? {
                 Turn::Part => {}
-                Turn::Data | Turn::Done | Turn::Closed => return Ok(()),
+                Turn::Data | Turn::Done | Turn::Blocked | Turn::Closed => return Ok(()),
             }
         }
     }
@@ -48,7 +50,7 @@ impl<S: TlsSession, T> TlsStream<S, T> {
         while room.remaining() > 0 && self.incoming.is_some() && !self.read_closed {
             match self.turn(room, &Job::Receive)? {
                 Turn::Part | Turn::Data => {}
-                Turn::Done | Turn::Closed => break,
+                Turn::Done | Turn::Blocked | Turn::Closed => break,
             }
         }
         self.check()
@@ -73,20 +75,17 @@ impl<S: TlsSession, T> TlsStream<S, T> {
             match self.turn(&mut no_room, job)? {
                 Turn::Part | Turn::Data => {}
                 Turn::Done => return Ok(()),
-                Turn::Closed => return Err(io::ErrorKind::BrokenPipe.into()),
+                // Nothing can be sent before the handshake is complete, or after the session.
+                Turn::Blocked | Turn::Closed => return Err(io::ErrorKind::BrokenPipe.into()),
             }
         }
     }
 
     /// Lets rustls do one thing: process a record, or the job itself if nothing must happen before it.
     fn turn(&mut self, room: &mut ReadBuf<'_>, job: &Job<'_>) -> io::Result<Turn> {
-        let Self { session, incoming, plain, outgoing, between_messages, read_closed, .. } = self;
-        // Records that wait for their reader do not delay a write.
-        let skips = *between_messages && !matches!(job, Job::Receive);
-        let records = match incoming {
-            Some(buffer) if !skips => buffer.filled_mut(),
-            _ => &mut [],
-        };
+        let Self { session, incoming, plain, outgoing, read_closed, .. } = self;
+        // Always all of them, also before a write: rustls counts on the bytes that it has not discarded.
+        let records = incoming.as_mut().map_or(&mut [][..], |buffer| buffer.filled_mut());
         let status = session.process(records);
         let mut discard = status.discard;
         let turn = match status.state {
@@ -95,7 +94,6 @@ impl<S: TlsSession, T> TlsStream<S, T> {
                     discard += record.discard;
                     deliver(record.payload, room, plain);
                 }
-                *between_messages = true;
                 Ok(Turn::Data)
             }
             Ok(ConnectionState::EncodeTlsData(queued)) => {
@@ -107,7 +105,6 @@ impl<S: TlsSession, T> TlsStream<S, T> {
                 Ok(Turn::Part)
             }
             Ok(ConnectionState::WriteTraffic(mut traffic)) => {
-                *between_messages &= skips;
                 let encrypted = match job {
                     Job::Receive => Ok(()),
                     Job::Encrypt(bytes) => fill(outgoing, |room| traffic.encrypt(bytes, room)),
@@ -115,10 +112,7 @@ impl<S: TlsSession, T> TlsStream<S, T> {
                 };
                 encrypted.map(|()| Turn::Done)
             }
-            Ok(ConnectionState::BlockedHandshake) => {
-                *between_messages = false;
-                Ok(Turn::Done)
-            }
+            Ok(ConnectionState::BlockedHandshake) => Ok(Turn::Blocked),
             Ok(ConnectionState::PeerClosed) => {
                 *read_closed = true;
                 Ok(Turn::Part)
@@ -128,7 +122,7 @@ impl<S: TlsSession, T> TlsStream<S, T> {
             Err(error) => Err(error),
         };
         let is_part = matches!(turn, Ok(Turn::Part));
-        if !skips && let Some(buffer) = incoming {
+        if let Some(buffer) = incoming {
             buffer.consume(discard);
             // rustls may have a part left without any record.
             if *read_closed || (buffer.is_empty() && !is_part) {
