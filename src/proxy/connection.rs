@@ -316,7 +316,10 @@ fn close(mut client: ClientSide, lingers: bool) -> BoxedEnd<'static> {
         let until = Instant::now() + most;
         // After an error, the connection ends in any case.
         let Ok(Ok(())) = timeout(pause, client.stream.shutdown()).await else { return };
-        while lingers {
+        if !lingers {
+            return;
+        }
+        loop {
             // Holds no buffer while nothing arrives.
             let read = poll_fn(|cx| Buffer::new().poll_fill(cx, &mut client.stream));
             let Ok(Ok(Ok(1..))) = timeout_at(until, timeout(pause, read)).await else { return };

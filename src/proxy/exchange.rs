@@ -93,14 +93,13 @@ struct Sending<'a> {
 }
 
 /// Outcome of sending on kept connections.
+#[expect(clippy::large_enum_variant, reason = "a box would be an allocation for each request")]
 enum KeptOutcome {
     Answered(BackendResponse),
     /// No kept connection is left; the request may open a connection.
     NoneKept(Permit, RequestSlot),
 }
 
-// A block holds each argument once, an `async fn` twice.
-#[allow(clippy::manual_async_fn)]
 impl Sending<'_> {
     /// Sends the request on kept connections, one after the other, until a connection is not closed before anything
     /// was written.
