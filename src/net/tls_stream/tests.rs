@@ -2,8 +2,9 @@
 
 use std::{future::poll_fn, io, sync::Arc};
 
+use aws_lc_rs::aead;
 use rustls::{
-    ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion,
+    ClientConfig, ConnectionTrafficSecrets, RootCertStore, ServerConfig, SupportedProtocolVersion,
     version::{TLS12, TLS13},
 };
 use rustls_pki_types::ServerName;
@@ -486,4 +487,58 @@ async fn parts_of_a_write_share_records() {
     let count = theirs.get_mut().0.read(&mut raw).await.unwrap();
     // The server's session tickets come first.
     assert_eq!(raw[count - 9 - 22..][..5], [23, 3, 3, 0, 9 + 17]);
+}
+
+/// A record of TLS 1.3 with this content type, encrypted by hand.
+fn record(
+    secrets: &ConnectionTrafficSecrets,
+    number: u64,
+    content_type: u8,
+    content: &[u8],
+) -> Vec<u8> {
+    let (algorithm, key, iv) = match secrets {
+        ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (&aead::AES_128_GCM, key, iv),
+        ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (&aead::AES_256_GCM, key, iv),
+        ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => {
+            (&aead::CHACHA20_POLY1305, key, iv)
+        }
+        _ => panic!("another cipher"),
+    };
+    let mut nonce: [u8; 12] = iv.as_ref().try_into().unwrap();
+    for (byte, part) in nonce[4..].iter_mut().zip(number.to_be_bytes()) {
+        *byte ^= part;
+    }
+    let mut sealed = [content, &[content_type]].concat();
+    let length = (sealed.len() + algorithm.tag_len()) as u16;
+    let header = [&[23, 3, 3][..], &length.to_be_bytes()].concat();
+    let key = aead::LessSafeKey::new(aead::UnboundKey::new(algorithm, key.as_ref()).unwrap());
+    let nonce = aead::Nonce::assume_unique_for_key(nonce);
+    key.seal_in_place_append_tag(nonce, aead::Aad::from(&header), &mut sealed).unwrap();
+    [header, sealed].concat()
+}
+
+/// rustls accepts such a record, and keeps its bytes until the next handshake message.
+#[tokio::test]
+async fn an_empty_handshake_record_before_data_is_harmless() {
+    let (server, client) = configs(&TLS13);
+    let mut client = ClientConfig::clone(&client);
+    client.enable_secret_extraction = true;
+    let (ours, theirs) = duplex(1 << 20);
+    let session = UnbufferedServerConnection::new(server).unwrap();
+    let mut ours = TlsStream::new(session, ours, None);
+    let connector = TlsConnector::from(Arc::new(client));
+    let (ready, theirs) = tokio::join!(ours.handshake(), connector.connect(name(), theirs));
+    ready.unwrap();
+    let (mut socket, session) = theirs.unwrap().into_inner();
+    let (number, secrets) = session.dangerous_extract_secrets().unwrap().tx;
+    let empty = record(&secrets, number, 22, b"");
+    let data = record(&secrets, number + 1, 23, &[7; RECORD]);
+    socket.write_all(&[empty, data].concat()).await.unwrap();
+
+    let mut received = [0; RECORD];
+    ours.read_exact(&mut received[..100]).await.unwrap();
+    ours.write_all(b"an early answer").await.unwrap();
+    ours.flush().await.unwrap();
+    ours.read_exact(&mut received[100..]).await.unwrap();
+    assert!(received == [7; RECORD]);
 }
