@@ -204,7 +204,7 @@ impl<S: TlsSession, T: AsyncRead + AsyncWrite + Unpin> TlsStream<S, T> {
         let read = buffer.poll_fill(cx, &mut self.socket);
         if let Poll::Ready(Ok(count)) = read {
             self.in_bulk = count > HEAD_SIZE || buffer.is_full();
-        } else if buffer.capacity() > HEAD_SIZE && buffer.len() <= HEAD_SIZE / 2 {
+        } else if buffer.capacity() > HEAD_SIZE && (1..=HEAD_SIZE / 2).contains(&buffer.len()) {
             // The rest of a record may take long.
             buffer = Buffer::of(buffer.filled());
         }

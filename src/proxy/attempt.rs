@@ -84,7 +84,6 @@ impl RequestAttempt<'_, '_> {
         &mut self,
         mut plan: RetryPlan,
     ) -> impl Future<Output = Result<AttemptOutcome, ProxyError>> + Send {
-        // The block holds the plan once.
         async move {
             self.bound = false;
             let header = self.config().timeouts.response_header;
@@ -168,7 +167,6 @@ impl RequestAttempt<'_, '_> {
         backend: &Arc<Backend>,
         header: Duration,
     ) -> impl Future<Output = Result<BackendResponse, SendError>> + Send {
-        // A block holds each argument once.
         async move {
             self.track_client(backend);
             self.state.scope.record().backend = Some(Arc::clone(backend.label()));

@@ -100,7 +100,6 @@ pub(crate) fn serve(
     let opened = Instant::now();
     let mut client = ClientSide::new(stream, opened + info.listener.header_timeout);
     let mut wait = RequestWait::new(opened, &info.listener.header);
-    // Captured by the block, so that the future holds each of them once.
     async move {
         let drain = &info.sinks.drain;
         let changed = pin!(drain.changed());

@@ -73,7 +73,6 @@ pub(super) fn send_request<'a>(
     client: &'a mut ClientSide,
 ) -> impl Future<Output = Result<BackendResponse, SendError>> + Send {
     let mut sending = Sending { options, method, upload, client };
-    // The block holds each argument once.
     async move {
         // Ends here: the next wait must not hold the room of a response.
         let (permit, slot) = match sending.on_kept_connection().await? {

@@ -67,8 +67,7 @@ enum Step {
     Done(Flow),
 }
 
-/// Sends the request to its destination and answers it. The block owns the arrival, which is much of what a held poll
-/// costs, and holds it once.
+/// Sends the request to its destination and answers it. The arrival is much of what a held poll costs.
 fn serve<'a>(
     mut arrival: Arrival<'a>,
     client: &'a mut ClientSide,

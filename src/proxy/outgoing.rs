@@ -58,7 +58,7 @@ enum Stage {
     Prepared(RequestHead),
     /// The current try, or the last one.
     Sending(Upload),
-    /// The next try begins anew.
+    /// Between two tries: the next one is made from what [`Resend`] holds.
     Again,
 }
 
@@ -69,7 +69,7 @@ enum Resend {
     Written(Box<[u8]>),
     /// To be written again.
     Head(Box<RequestHead>),
-    /// The request was not sent yet, or cannot be sent again.
+    /// Nothing: the request was not sent yet, or is sent once.
     No,
 }
 

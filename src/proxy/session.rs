@@ -71,7 +71,6 @@ impl RequestAttempt<'_, '_> {
         backend: &Arc<Backend>,
         lifetime: Duration,
     ) -> impl Future<Output = Result<AttemptOutcome, ProxyError>> + Send {
-        // A block holds each argument once.
         async move {
             self.set_chosen_by(ChosenBy::Sid);
             self.bound = true;

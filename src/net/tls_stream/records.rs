@@ -1,4 +1,4 @@
-//! The turns of rustls's state machine.
+//! Calls of rustls's state machine.
 
 use std::io;
 
@@ -8,8 +8,8 @@ use tokio::io::ReadBuf;
 
 use super::{TlsSession, TlsStream, buffer_for};
 
-/// What a turn is for.
-pub(super) enum Job<'a> {
+/// CallPurpose of a call.
+pub(super) enum CallPurpose<'a> {
     /// Process received records.
     Receive,
     /// Encrypt application data.
@@ -18,13 +18,13 @@ pub(super) enum Job<'a> {
     CloseNotify,
 }
 
-/// What a turn has done.
-pub(super) enum Turn {
-    /// A part; another turn continues.
-    Part,
+/// Outcome of a call.
+pub(super) enum CallOutcome {
+    /// Another call continues.
+    Continue,
     /// Application data has been decrypted.
     Data,
-    /// The job is done.
+    /// The purpose is fulfilled.
     Done,
     /// The handshake needs more records.
     Blocked,
@@ -38,9 +38,12 @@ impl<S: TlsSession, T> TlsStream<S, T> {
         self.check()?;
         let mut no_room = ReadBuf::new(&mut []);
         loop {
-            match self.turn(&mut no_room, &Job::Receive)? {
-                Turn::Part => {}
-                Turn::Data | Turn::Done | Turn::Blocked | Turn::Closed => return Ok(()),
+            match self.call(&mut no_room, &CallPurpose::Receive)? {
+                CallOutcome::Continue => {}
+                CallOutcome::Data
+                | CallOutcome::Done
+                | CallOutcome::Blocked
+                | CallOutcome::Closed => return Ok(()),
             }
         }
     }
@@ -48,9 +51,9 @@ impl<S: TlsSession, T> TlsStream<S, T> {
     /// Decrypts received records until the reader has no room, or no complete record is left.
     pub(super) fn process_received(&mut self, room: &mut ReadBuf<'_>) -> io::Result<()> {
         while room.remaining() > 0 && self.incoming.is_some() && !self.read_closed {
-            match self.turn(room, &Job::Receive)? {
-                Turn::Part | Turn::Data => {}
-                Turn::Done | Turn::Blocked | Turn::Closed => break,
+            match self.call(room, &CallPurpose::Receive)? {
+                CallOutcome::Continue | CallOutcome::Data => {}
+                CallOutcome::Done | CallOutcome::Blocked | CallOutcome::Closed => break,
             }
         }
         self.check()
@@ -58,78 +61,88 @@ impl<S: TlsSession, T> TlsStream<S, T> {
 
     /// Appends the records of these bytes to those to send.
     pub(super) fn encrypt(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.write(&Job::Encrypt(bytes))
+        self.write(&CallPurpose::Encrypt(bytes))
     }
 
     /// Appends a `close_notify` to the records to send.
     pub(super) fn write_close_notify(&mut self) -> io::Result<()> {
-        match self.write(&Job::CloseNotify) {
+        match self.write(&CallPurpose::CloseNotify) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             written => written,
         }
     }
 
-    fn write(&mut self, job: &Job<'_>) -> io::Result<()> {
+    fn write(&mut self, purpose: &CallPurpose<'_>) -> io::Result<()> {
         let mut no_room = ReadBuf::new(&mut []);
         loop {
-            match self.turn(&mut no_room, job)? {
-                Turn::Part | Turn::Data => {}
-                Turn::Done => return Ok(()),
+            match self.call(&mut no_room, purpose)? {
+                CallOutcome::Continue | CallOutcome::Data => {}
+                CallOutcome::Done => return Ok(()),
                 // Nothing can be sent before the handshake is complete, or after the session.
-                Turn::Blocked | Turn::Closed => return Err(io::ErrorKind::BrokenPipe.into()),
+                CallOutcome::Blocked | CallOutcome::Closed => {
+                    return Err(io::ErrorKind::BrokenPipe.into());
+                }
             }
         }
     }
 
-    /// Lets rustls do one thing: process a record, or the job itself if nothing must happen before it.
-    fn turn(&mut self, room: &mut ReadBuf<'_>, job: &Job<'_>) -> io::Result<Turn> {
+    /// Calls rustls once: it processes a record, or fulfils the purpose if nothing must happen before it.
+    fn call(
+        &mut self,
+        room: &mut ReadBuf<'_>,
+        purpose: &CallPurpose<'_>,
+    ) -> io::Result<CallOutcome> {
         let Self { session, incoming, plain, outgoing, read_closed, .. } = self;
         // Always all of them, also before a write: rustls counts on the bytes that it has not discarded.
         let records = incoming.as_mut().map_or(&mut [][..], |buffer| buffer.filled_mut());
         let status = session.process(records);
         let mut discard = status.discard;
-        let turn = match status.state {
+        let outcome = match status.state {
             Ok(ConnectionState::ReadTraffic(mut traffic)) => {
                 while let Some(Ok(record)) = traffic.next_record() {
                     discard += record.discard;
                     deliver(record.payload, room, plain);
                 }
-                Ok(Turn::Data)
+                Ok(CallOutcome::Data)
             }
             Ok(ConnectionState::EncodeTlsData(queued)) => {
                 encode(queued, outgoing);
-                Ok(Turn::Part)
+                Ok(CallOutcome::Continue)
             }
             Ok(ConnectionState::TransmitTlsData(queued)) => {
                 queued.done();
-                Ok(Turn::Part)
+                Ok(CallOutcome::Continue)
             }
             Ok(ConnectionState::WriteTraffic(mut traffic)) => {
-                let encrypted = match job {
-                    Job::Receive => Ok(()),
-                    Job::Encrypt(bytes) => fill(outgoing, |room| traffic.encrypt(bytes, room)),
-                    Job::CloseNotify => fill(outgoing, |room| traffic.queue_close_notify(room)),
+                let encrypted = match purpose {
+                    CallPurpose::Receive => Ok(()),
+                    CallPurpose::Encrypt(bytes) => {
+                        fill(outgoing, |room| traffic.encrypt(bytes, room))
+                    }
+                    CallPurpose::CloseNotify => {
+                        fill(outgoing, |room| traffic.queue_close_notify(room))
+                    }
                 };
-                encrypted.map(|()| Turn::Done)
+                encrypted.map(|()| CallOutcome::Done)
             }
-            Ok(ConnectionState::BlockedHandshake) => Ok(Turn::Blocked),
+            Ok(ConnectionState::BlockedHandshake) => Ok(CallOutcome::Blocked),
             Ok(ConnectionState::PeerClosed) => {
                 *read_closed = true;
-                Ok(Turn::Part)
+                Ok(CallOutcome::Continue)
             }
-            Ok(ConnectionState::Closed) => Ok(Turn::Closed),
+            Ok(ConnectionState::Closed) => Ok(CallOutcome::Closed),
             Ok(_) => Err(rustls::Error::General("unexpected early data".to_owned())),
             Err(error) => Err(error),
         };
-        let is_part = matches!(turn, Ok(Turn::Part));
+        let continues = matches!(outcome, Ok(CallOutcome::Continue));
         if let Some(buffer) = incoming {
             buffer.consume(discard);
-            // rustls may have a part left without any record.
-            if *read_closed || (buffer.is_empty() && !is_part) {
+            // rustls may continue without any record.
+            if *read_closed || (buffer.is_empty() && !continues) {
                 *incoming = None;
             }
         }
-        turn.map_err(|error| self.fail(error))
+        outcome.map_err(|error| self.fail(error))
     }
 
     /// Appends what rustls sends on its own account, such as an alert.

@@ -517,7 +517,7 @@ fn record(
     [header, sealed].concat()
 }
 
-/// rustls accepts such a record, and keeps its bytes until the next handshake message.
+/// rustls accepts an empty handshake record, and discards its bytes only with the next handshake message.
 #[tokio::test]
 async fn an_empty_handshake_record_before_data_is_harmless() {
     let (server, client) = configs(&TLS13);
