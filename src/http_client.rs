@@ -103,7 +103,7 @@ pub(crate) async fn upgraded(
     Ok(TokioIo::new(hyper::upgrade::on(response).await?))
 }
 
-/// Why there is no complete response.
+/// An error of a request: the server gave no complete response.
 #[derive(Debug)]
 pub(crate) enum HttpClientError {
     /// The connection failed, or the response is not valid HTTP/1.1.
