@@ -57,35 +57,27 @@ pub trait TlsSession: Unpin + Send {
     fn common(&self) -> &CommonState;
 }
 
-impl TlsSession for UnbufferedServerConnection {
-    type Data = ServerConnectionData;
+macro_rules! tls_session {
+    ($session:ty, $data:ty) => {
+        impl TlsSession for $session {
+            type Data = $data;
 
-    fn process<'c, 'i>(
-        &'c mut self,
-        records: &'i mut [u8],
-    ) -> UnbufferedStatus<'c, 'i, Self::Data> {
-        self.process_tls_records(records)
-    }
+            fn process<'c, 'i>(
+                &'c mut self,
+                records: &'i mut [u8],
+            ) -> UnbufferedStatus<'c, 'i, Self::Data> {
+                self.process_tls_records(records)
+            }
 
-    fn common(&self) -> &CommonState {
-        self
-    }
+            fn common(&self) -> &CommonState {
+                self
+            }
+        }
+    };
 }
 
-impl TlsSession for UnbufferedClientConnection {
-    type Data = ClientConnectionData;
-
-    fn process<'c, 'i>(
-        &'c mut self,
-        records: &'i mut [u8],
-    ) -> UnbufferedStatus<'c, 'i, Self::Data> {
-        self.process_tls_records(records)
-    }
-
-    fn common(&self) -> &CommonState {
-        self
-    }
-}
+tls_session!(UnbufferedServerConnection, ServerConnectionData);
+tls_session!(UnbufferedClientConnection, ClientConnectionData);
 
 /// TLS over a byte stream.
 pub struct TlsStream<S, T = TcpStream> {
