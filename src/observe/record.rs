@@ -205,7 +205,7 @@ impl StreamEnd<'_> {
 
 fn push_path(texts: &mut String, target: &str, redaction: Option<&Redaction>) {
     let start = texts.len();
-    redact(target, redaction.unwrap_or(&Redaction::default()), texts);
+    redact(target, redaction.unwrap_or(Redaction::built_in()), texts);
     if texts.len() - start > MAX_PATH {
         texts.truncate(texts.floor_char_boundary(start + MAX_PATH));
         texts.push(CUT);

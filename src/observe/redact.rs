@@ -1,5 +1,7 @@
 //! Removes secrets from logged request targets. Pure functions.
 
+use std::sync::LazyLock;
+
 /// Parts of query parameter names whose values are not logged. A part matches a word of the name, as
 /// in `accessToken` and `X-Amz-Signature`; a part of at least [`ANYWHERE`] letters matches anywhere
 /// in the name. The list includes the Engine.IO `sid`, which allows reading and sending in its
@@ -37,30 +39,58 @@ const SECRET_NAMES: [&str; 1] = ["code"];
 /// Minimum length of a part that matches anywhere in a name; shorter parts occur in many words.
 const ANYWHERE: usize = 5;
 
+/// The parameters of nearly every Engine.IO request. Comparing a name with all parts costs more than the rest of a log
+/// record, so the answers for these names are computed once.
+const FREQUENT: [&str; 4] = ["EIO", "transport", "t", "sid"];
+
+/// The rules without any setting.
+static BUILT_IN: LazyLock<Redaction> = LazyLock::new(Redaction::default);
+
 /// Additions to the list of secrets and exceptions from it, from the configuration.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Redaction {
     /// Parts of names, in addition to the built-in ones.
     parts: Vec<Box<str>>,
     /// Whole names whose values are logged.
     shown: Vec<Box<str>>,
+    /// Whether the [`FREQUENT`] names are secret.
+    frequent: [bool; FREQUENT.len()],
+}
+
+impl Default for Redaction {
+    fn default() -> Self {
+        Self::new([])
+    }
 }
 
 impl Redaction {
     /// Creates the rules from the setting's entries: a part of a name, or `!` and a name that is
     /// logged.
     pub fn new<'e>(entries: impl IntoIterator<Item = &'e str>) -> Self {
-        let mut redaction = Self::default();
-        for scope in entries {
-            match scope.strip_prefix('!') {
+        let frequent = [false; FREQUENT.len()];
+        let mut redaction = Self { parts: Vec::new(), shown: Vec::new(), frequent };
+        for entry in entries {
+            match entry.strip_prefix('!') {
                 Some(name) => redaction.shown.push(name.into()),
-                None => redaction.parts.push(scope.into()),
+                None => redaction.parts.push(entry.into()),
             }
         }
+        redaction.frequent = FREQUENT.map(|name| redaction.matches(name));
         redaction
     }
 
+    /// Returns the rules without any setting.
+    pub fn built_in() -> &'static Self {
+        &BUILT_IN
+    }
+
     fn covers(&self, name: &str) -> bool {
+        let known = FREQUENT.iter().position(|frequent| *frequent == name);
+        known.map_or_else(|| self.matches(name), |known| self.frequent[known])
+    }
+
+    /// Compares a name with all rules.
+    fn matches(&self, name: &str) -> bool {
         let is_name = |other: &str| other.eq_ignore_ascii_case(name);
         if self.shown.iter().any(|shown| is_name(shown)) {
             return false;
@@ -79,7 +109,8 @@ fn is_part(part: &str, name: &str) -> bool {
     }
     let mut places = name.windows(part.len()).enumerate();
     places.any(|(start, window)| {
-        window.eq_ignore_ascii_case(part)
+        window[0].eq_ignore_ascii_case(&part[0])
+            && window.eq_ignore_ascii_case(part)
             && (part.len() >= ANYWHERE || is_word(name, start, start + part.len()))
     })
 }

@@ -119,6 +119,15 @@ fn a_configuration_adds_parts_and_shows_names() {
 }
 
 #[test]
+fn a_configuration_changes_the_parameters_of_engine_io_too() {
+    let target = "/?EIO=4&transport=polling&t=Pz&sid=abc";
+    let shown = Redaction::new(["!SID", "transport", "EI"]);
+    assert_eq!(redacted_by(&shown, target), "/?EIO=4&transport=-&t=Pz&sid=abc");
+    let hidden = Redaction::new(["t", "EIO"]);
+    assert_eq!(redacted_by(&hidden, target), "/?EIO=-&transport=polling&t=-&sid=-");
+}
+
+#[test]
 fn an_encoded_name_does_not_hide_a_secret() {
     assert_eq!(redacted("/?%73id=x&t%6Fken=y"), "/?%73id=-&t%6Fken=-");
     assert_eq!(redacted("/?user%5Bpassword%5D=x"), "/?user%5Bpassword%5D=-");
