@@ -53,15 +53,17 @@ pub(super) const AMBIGUOUS: &str = "The path can be read in two ways, and differ
 /// both. nginx resolves them for its rules and forwards them unchanged, which leaves that gap open;
 /// Envoy has a setting for it.
 fn check_path(request: &RequestHead) -> Result<(), ProxyError> {
-    if request.target() == "*" && request.method == Method::OPTIONS {
+    let target = request.target();
+    if target == "*" && request.method == Method::OPTIONS {
         return Ok(());
     }
-    if !request.target().starts_with('/') && request.authority().is_none() {
+    if !target.starts_with('/') && request.authority().is_none() {
         return Err(ProxyError::bad_request("The request target is not a path."));
     }
     let path = request.path();
     // An unencoded dot segment follows a slash.
-    if !path.contains(['%', '\\']) && !path.contains("/.") {
+    let escapes = path.bytes().any(|byte| matches!(byte, b'%' | b'\\'));
+    if !escapes && !path.as_bytes().windows(2).any(|two| two == b"/.") {
         return Ok(());
     }
     let lower = path.to_ascii_lowercase();

@@ -65,10 +65,10 @@ struct TargetPlaces {
 
 impl TargetPlaces {
     /// Finds the parts of a valid target that starts at `start`.
-    fn of(target: &[u8], start: usize) -> Self {
-        let text = std::str::from_utf8(target).unwrap_or_default();
-        let path = absolute(text).map_or(0, |(_, rest)| target.len() - rest.len());
-        let query = memchr::memchr(b'?', &target[path..]).map_or(target.len(), |at| path + at);
+    fn of(target: &str, start: usize) -> Self {
+        let path = absolute(target).map_or(0, |(_, rest)| target.len() - rest.len());
+        let query = memchr::memchr(b'?', &target.as_bytes()[path..]);
+        let query = query.map_or(target.len(), |at| path + at);
         // The length of a target is limited.
         let place = |at: usize| (start + at) as u32;
         Self { start: place(0), path: place(path), query: place(query), end: place(target.len()) }
@@ -219,14 +219,15 @@ impl RequestHead {
     /// Writes the head for the next hop, in origin form and HTTP/1.1, with a body of this length. `upgrade` is the
     /// protocol that the request asks to switch to.
     pub fn write(&self, out: &mut Buffer, body: BodyLength, upgrade: Option<&str>) {
-        let path = self.path_and_query();
+        let TargetPlaces { path, end, .. } = self.target;
+        let path = &self.head.first_line()[path as usize..end as usize];
         out.reserve(self.head.size() + 256);
         out.push(self.method.as_str().as_bytes());
         out.push(b" ");
-        if path.starts_with('?') {
+        if path.is_empty() || path[0] == b'?' {
             out.push(b"/");
         }
-        out.push(path.as_bytes());
+        out.push(path);
         out.push(b" HTTP/1.1\r\n");
         self.head.write_fields(out);
         match body {
@@ -277,8 +278,7 @@ impl RequestLine {
         if target.len() > MOST_TARGET {
             return Err(HeadFault::TargetTooLong);
         }
-        check_target(&line[target.clone()])?;
-        let target = TargetPlaces::of(&line[target], first + 1);
+        let target = TargetPlaces::of(check_target(&line[target])?, first + 1);
         Ok(Self { method, version, target, length: end + 2 })
     }
 }
@@ -298,17 +298,17 @@ fn absolute(target: &str) -> Option<(&str, &str)> {
 
 /// Rejects characters that no target may hold. What browsers and apps put into targets passes: quotes, brackets,
 /// braces, `|`, `^`, backtick, and UTF-8.
-fn check_target(target: &[u8]) -> Result<(), HeadFault> {
+fn check_target(target: &[u8]) -> Result<&str, HeadFault> {
     if memchr::memchr(b' ', target).is_some() {
         return Err(HeadFault::TargetSpace);
     }
     let bad = target.iter().fold(target.is_empty(), |bad, byte| {
         bad | (*byte < 0x20) | (*byte == 0x7f) | (*byte == b'#')
     });
-    if bad || std::str::from_utf8(target).is_err() {
+    if bad {
         return Err(HeadFault::TargetCharacter);
     }
-    Ok(())
+    std::str::from_utf8(target).map_err(|_| HeadFault::TargetCharacter)
 }
 
 /// Rejects by its first bytes what is not a request, before a line is complete. False if more bytes are needed.

@@ -1,5 +1,6 @@
 //! The id of a request, which every hop and log carries.
 
+use arrayvec::ArrayString;
 use moorline_http::{FieldId, Head};
 
 /// Maximum length of a request id that is accepted from a trusted peer.
@@ -27,7 +28,7 @@ pub(crate) struct RequestId(IdText);
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum IdText {
     /// Created by this process.
-    New([u8; DIGITS]),
+    New(ArrayString<DIGITS>),
     /// Sent by a trusted peer.
     Claimed(Box<str>),
 }
@@ -40,7 +41,8 @@ impl RequestId {
         for (pair, byte) in digits.as_chunks_mut().0.iter_mut().zip(random) {
             *pair = HEX[usize::from(byte)];
         }
-        Self(IdText::New(digits))
+        // Hex digits are UTF-8.
+        Self(IdText::New(ArrayString::from_byte_string(&digits).unwrap_or_default()))
     }
 
     /// Returns the id of the request: the trusted peer's, otherwise a new one.
@@ -57,8 +59,7 @@ impl RequestId {
     /// Returns the text.
     pub(crate) fn as_str(&self) -> &str {
         match &self.0 {
-            // Hex digits are UTF-8.
-            IdText::New(digits) => std::str::from_utf8(digits).unwrap_or_default(),
+            IdText::New(digits) => digits,
             IdText::Claimed(id) => id,
         }
     }
