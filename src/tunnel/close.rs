@@ -29,7 +29,7 @@ use tokio::io::ReadBuf;
 use super::{
     TunnelObserver,
     copy::{IdleTimer, Tunnel},
-    direction::{CopyError, CopyState, Direction, ROUNDS},
+    direction::{CopyError, CopyState, Counterpart, Direction, ROUNDS},
     reason::CloseReason,
     registry::TunnelCommand,
 };
@@ -218,7 +218,8 @@ impl<A: ByteStream, B: ByteStream, G: TunnelObserver> Tunnel<A, B, G> {
         scratch: &mut [u8],
     ) -> Poll<Result<(), ()>> {
         while *backend_end != BackendEnd::Failed {
-            match self.up.poll(cx, &mut self.client, &mut self.backend, scratch) {
+            let (client, backend) = (&mut self.client, &mut self.backend);
+            match self.up.poll(cx, client, backend, scratch, Counterpart::Open) {
                 Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
                 Poll::Ready(Err(CopyError::Read(_))) => return Poll::Ready(Err(())),
                 Poll::Ready(Err(CopyError::Write(_))) => *backend_end = BackendEnd::Failed,

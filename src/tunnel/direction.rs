@@ -47,6 +47,19 @@ pub(super) enum CopyState {
     Ending,
     /// The end has been passed to the writer.
     Ended,
+    /// The reader has ended, and the tunnel with it: dropping the writer passes the end on.
+    Final,
+}
+
+/// What the other direction of a tunnel has left to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Counterpart {
+    /// Bytes may follow.
+    Open,
+    /// Its end: its Close frame has passed.
+    Closed,
+    /// Nothing.
+    Ended,
 }
 
 /// Failed operation of a direction.
@@ -82,6 +95,15 @@ impl Direction {
         matches!(self.state, CopyState::Open { .. })
     }
 
+    /// What is left to do here, for the other direction.
+    pub(super) fn as_counterpart(&self) -> Counterpart {
+        match self.state {
+            CopyState::Ended | CopyState::Final => Counterpart::Ended,
+            _ if self.frames.is_closed() => Counterpart::Closed,
+            _ => Counterpart::Open,
+        }
+    }
+
     /// Whether bytes or an end wait for the writer.
     pub(super) fn holds(&self) -> bool {
         !self.rest.is_empty()
@@ -111,6 +133,7 @@ impl Direction {
         reader: &mut R,
         writer: &mut W,
         scratch: &mut [u8],
+        other: Counterpart,
     ) -> Poll<Result<(), CopyError>> {
         for _ in 0..ROUNDS {
             ready!(self.poll_rest(cx, writer)).map_err(CopyError::Write)?;
@@ -118,7 +141,10 @@ impl Direction {
                 return Poll::Ready(Ok(()));
             }
             match self.state {
-                CopyState::Ended => return Poll::Ready(Ok(())),
+                CopyState::Ended | CopyState::Final => return Poll::Ready(Ok(())),
+                CopyState::Ending if self.ends_tunnel(reader, writer, other) => {
+                    self.state = CopyState::Final;
+                }
                 CopyState::Ending => {
                     ready!(self.poll_pass_end(cx, writer)).map_err(CopyError::Write)?;
                     self.state = CopyState::Ended;
@@ -128,6 +154,22 @@ impl Direction {
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Whether nothing can follow the end of the reader, so that both streams can be dropped: the other direction has
+    /// ended as well, or both sides have sent Close. TLS has to send close_notify first.
+    fn ends_tunnel<R: ByteStream, W: ByteStream>(
+        &self,
+        reader: &R,
+        writer: &W,
+        other: Counterpart,
+    ) -> bool {
+        let is_last = match other {
+            Counterpart::Open => false,
+            Counterpart::Closed => self.frames.is_closed(),
+            Counterpart::Ended => true,
+        };
+        is_last && reader.plain().is_some() && writer.plain().is_some()
     }
 
     /// Passes the end to the writer; with close_notify only if the reader sent one.

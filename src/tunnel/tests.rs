@@ -2,6 +2,7 @@
 
 mod close;
 mod close_anytime;
+mod ends_of_sockets;
 mod unframed;
 
 use std::{
