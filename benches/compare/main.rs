@@ -110,13 +110,14 @@ fn measure(args: &Args, cores: &Cores) -> anyhow::Result<Results> {
     let origin = Origin::start()?;
     let turns = Turns { peers: &peers, cores, origin: &origin, only, quick: args.quick };
     for round in 1..=rounds {
-        turns.take(&mut results, &format!("round {round} of {rounds}"))?;
+        let name = format!("round {round} of {rounds}");
+        turns.take(&mut results, &name)?;
         inside::take(&turns, &mut results)?;
-        // Keeps the finished rounds if a later one fails.
+        yardstick::take(&turns, &mut results, &name)?;
+        // Keeps the finished rounds if a later one fails or is stopped.
+        results.about.rounds = round;
         results.write(&Path::new(ASIDE).join("results.json"))?;
     }
-    drop(origin);
-    yardstick::take(&mut results, rounds, only, args.quick)?;
     Ok(results)
 }
 

@@ -10,10 +10,9 @@ use anyhow::{Context as _, ensure};
 use crate::{
     HOME,
     harness::harness,
-    only,
-    origin::Origin,
     process,
     results::{Better, Results},
+    turns::Turns,
 };
 
 const TITLE: &str = "8. The load generator beside artillery";
@@ -22,15 +21,11 @@ const METHOD: &str = "1,000 Socket.IO clients over WebSocket arrive over 20 s, s
      of a tool's processes, start and report included, for each client; both at their own defaults \
      otherwise.";
 const CLIENTS: u32 = 1000;
+const ROW: &str = "CPU ms per client";
 
-/// Runs all rounds, if artillery is installed.
-pub(crate) fn take(
-    results: &mut Results,
-    rounds: usize,
-    only: Option<&str>,
-    quick: bool,
-) -> anyhow::Result<()> {
-    let wanted = if only.is_none() { !quick } else { only::includes(only, TITLE, "") };
+/// Measures one round, if artillery is installed.
+pub(crate) fn take(turns: &Turns<'_>, results: &mut Results, round: &str) -> anyhow::Result<()> {
+    let wanted = if turns.only.is_none() { !turns.quick } else { turns.wanted(TITLE, "") };
     if !wanted {
         return Ok(());
     }
@@ -39,28 +34,21 @@ pub(crate) fn take(
         return Ok(());
     };
     let columns = ["moorline-load".to_owned(), format!("artillery {version}")];
-    let origin = Origin::start()?;
-    let node = format!("http://{}", origin.nodes[0]);
-    let title = "CPU ms per client";
-    for round in 1..=rounds {
-        for (column, tool) in columns.iter().enumerate() {
-            eprintln!("round {round} of {rounds}: {TITLE}: {tool}");
-            let mut command = if column == 0 { ours(&node) } else { theirs(&artillery, &node) };
-            let before = process::cpu_of_ended_children()?;
-            let done = command.stdin(Stdio::null()).output()?;
-            let spent = process::cpu_of_ended_children()? - before;
-            let output = String::from_utf8_lossy(&done.stdout);
-            ensure!(
-                done.status.success(),
-                "{tool}: {output}{}",
-                String::from_utf8_lossy(&done.stderr)
-            );
-            if column == 1 {
-                check_summary(&output)?;
-            }
-            let each = spent.as_secs_f64() * 1e3 / f64::from(CLIENTS);
-            results.table(TITLE, METHOD, &columns).add(title, Better::Less, column, each);
+    let node = format!("http://{}", turns.origin.nodes[0]);
+    for (column, tool) in columns.iter().enumerate() {
+        eprintln!("{round}: {TITLE}: {tool}");
+        let mut command = if column == 0 { ours(&node) } else { theirs(&artillery, &node) };
+        let before = process::cpu_of_ended_children()?;
+        let done = command.stdin(Stdio::null()).output()?;
+        let spent = process::cpu_of_ended_children()? - before;
+        let output = String::from_utf8_lossy(&done.stdout);
+        let errors = String::from_utf8_lossy(&done.stderr);
+        ensure!(done.status.success(), "{tool}: {output}{errors}");
+        if column == 1 {
+            check_summary(&output)?;
         }
+        let each = spent.as_secs_f64() * 1e3 / f64::from(CLIENTS);
+        results.table(TITLE, METHOD, &columns).add(ROW, Better::Less, column, each);
     }
     Ok(())
 }
