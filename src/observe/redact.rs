@@ -80,13 +80,13 @@ impl Redaction {
     }
 
     /// Returns the rules without any setting.
-    pub fn built_in() -> &'static Self {
+    pub(super) fn built_in() -> &'static Self {
         &BUILT_IN
     }
 
     fn covers(&self, name: &str) -> bool {
-        let known = FREQUENT.iter().position(|frequent| *frequent == name);
-        known.map_or_else(|| self.matches(name), |known| self.frequent[known])
+        let place = FREQUENT.iter().position(|frequent| *frequent == name);
+        place.map_or_else(|| self.matches(name), |place| self.frequent[place])
     }
 
     /// Compares a name with all rules.

@@ -61,9 +61,9 @@ fn check_path(request: &RequestHead) -> Result<(), ProxyError> {
         return Err(ProxyError::bad_request("The request target is not a path."));
     }
     let path = request.path();
+    let has_escapes = path.bytes().any(|byte| matches!(byte, b'%' | b'\\'));
     // An unencoded dot segment follows a slash.
-    let escapes = path.bytes().any(|byte| matches!(byte, b'%' | b'\\'));
-    if !escapes && !path.as_bytes().windows(2).any(|two| two == b"/.") {
+    if !has_escapes && !path.as_bytes().windows(2).any(|two| two == b"/.") {
         return Ok(());
     }
     let lower = path.to_ascii_lowercase();

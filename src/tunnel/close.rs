@@ -29,7 +29,7 @@ use tokio::io::ReadBuf;
 use super::{
     TunnelObserver,
     copy::{IdleTimer, Tunnel},
-    direction::{CopyError, CopyState, Counterpart, Direction, ROUNDS},
+    direction::{CopyError, CopyState, Direction, ROUNDS},
     reason::CloseReason,
     registry::TunnelCommand,
 };
@@ -219,7 +219,7 @@ impl<A: ByteStream, B: ByteStream, G: TunnelObserver> Tunnel<A, B, G> {
     ) -> Poll<Result<(), ()>> {
         while *backend_end != BackendEnd::Failed {
             let (client, backend) = (&mut self.client, &mut self.backend);
-            match self.up.poll(cx, client, backend, scratch, Counterpart::Open) {
+            match self.up.poll(cx, client, backend, scratch, false) {
                 Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
                 Poll::Ready(Err(CopyError::Read(_))) => return Poll::Ready(Err(())),
                 Poll::Ready(Err(CopyError::Write(_))) => *backend_end = BackendEnd::Failed,
@@ -248,7 +248,7 @@ impl Direction {
 
     /// Shuts the writer down, once; errors no longer matter.
     fn poll_shut<W: ByteStream>(&mut self, cx: &mut Context<'_>, writer: &mut W) -> Poll<()> {
-        if self.state != CopyState::Ended {
+        if !self.has_ended() {
             let _ = ready!(Pin::new(writer).poll_shutdown(cx));
             self.state = CopyState::Ended;
         }

@@ -120,20 +120,14 @@ where
     /// Moves available bytes in both directions. Ready once the tunnel has ended or failed.
     fn poll_both(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<Termination> {
         let (client, backend) = (&mut self.client, &mut self.backend);
-        let up = self.up.poll(cx, client, backend, scratch, self.down.as_counterpart());
-        let down = self.down.poll(cx, backend, client, scratch, self.up.as_counterpart());
+        let up = self.up.poll(cx, client, backend, scratch, self.down.has_ended());
+        let down = self.down.poll(cx, backend, client, scratch, self.up.has_ended());
         match (up, down) {
             (Poll::Ready(Err(failure)), _) => {
                 Poll::Ready(self.fail(Side::Client, Side::Backend, failure))
             }
             (_, Poll::Ready(Err(failure))) => {
                 Poll::Ready(self.fail(Side::Backend, Side::Client, failure))
-            }
-            _ if self.up.state == CopyState::Final => {
-                Poll::Ready(Termination::Closed(self.first_fin.unwrap_or(Side::Client)))
-            }
-            _ if self.down.state == CopyState::Final => {
-                Poll::Ready(Termination::Closed(self.first_fin.unwrap_or(Side::Backend)))
             }
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) if !self.down.is_open() => {
                 Poll::Ready(Termination::Closed(self.first_fin.unwrap_or(Side::Client)))

@@ -47,19 +47,6 @@ pub(super) enum CopyState {
     Ending,
     /// The end has been passed to the writer.
     Ended,
-    /// The reader has ended, and the tunnel with it: dropping the writer passes the end on.
-    Final,
-}
-
-/// What the other direction of a tunnel has left to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Counterpart {
-    /// Bytes may follow.
-    Open,
-    /// Its end: its Close frame has passed.
-    Closed,
-    /// Nothing.
-    Ended,
 }
 
 /// Failed operation of a direction.
@@ -95,13 +82,9 @@ impl Direction {
         matches!(self.state, CopyState::Open { .. })
     }
 
-    /// What is left to do here, for the other direction.
-    pub(super) fn as_counterpart(&self) -> Counterpart {
-        match self.state {
-            CopyState::Ended | CopyState::Final => Counterpart::Ended,
-            _ if self.frames.is_closed() => Counterpart::Closed,
-            _ => Counterpart::Open,
-        }
+    /// Whether nothing is left to do.
+    pub(super) fn has_ended(&self) -> bool {
+        self.state == CopyState::Ended
     }
 
     /// Whether bytes or an end wait for the writer.
@@ -114,7 +97,7 @@ impl Direction {
     pub(super) fn part<W: ByteStream>(&mut self, cx: &mut Context<'_>, writer: &mut W) {
         if self.holds() {
             writer.reset_on_drop();
-        } else if self.state != CopyState::Ended {
+        } else if !self.has_ended() {
             // Best effort: a close that would block is not sent.
             let _ = Pin::new(writer).poll_shutdown(cx);
         }
@@ -126,14 +109,15 @@ impl Direction {
     }
 
     /// Moves available bytes. Ready once the direction has ended or failed, or has reached the
-    /// boundary where it stops.
+    /// boundary where it stops. `is_last`: the other direction has ended, so that the end of this one
+    /// drops both streams.
     pub(super) fn poll<R: ByteStream, W: ByteStream>(
         &mut self,
         cx: &mut Context<'_>,
         reader: &mut R,
         writer: &mut W,
         scratch: &mut [u8],
-        other: Counterpart,
+        is_last: bool,
     ) -> Poll<Result<(), CopyError>> {
         for _ in 0..ROUNDS {
             ready!(self.poll_rest(cx, writer)).map_err(CopyError::Write)?;
@@ -141,9 +125,10 @@ impl Direction {
                 return Poll::Ready(Ok(()));
             }
             match self.state {
-                CopyState::Ended | CopyState::Final => return Poll::Ready(Ok(())),
-                CopyState::Ending if self.ends_tunnel(reader, writer, other) => {
-                    self.state = CopyState::Final;
+                CopyState::Ended => return Poll::Ready(Ok(())),
+                // The drop sends the FIN. TLS would have to send close_notify first.
+                CopyState::Ending if is_last && writer.plain().is_some() => {
+                    self.state = CopyState::Ended;
                 }
                 CopyState::Ending => {
                     ready!(self.poll_pass_end(cx, writer)).map_err(CopyError::Write)?;
@@ -154,22 +139,6 @@ impl Direction {
         }
         cx.waker().wake_by_ref();
         Poll::Pending
-    }
-
-    /// Whether nothing can follow the end of the reader, so that both streams can be dropped: the other direction has
-    /// ended as well, or both sides have sent Close. TLS has to send close_notify first.
-    fn ends_tunnel<R: ByteStream, W: ByteStream>(
-        &self,
-        reader: &R,
-        writer: &W,
-        other: Counterpart,
-    ) -> bool {
-        let is_last = match other {
-            Counterpart::Open => false,
-            Counterpart::Closed => self.frames.is_closed(),
-            Counterpart::Ended => true,
-        };
-        is_last && reader.plain().is_some() && writer.plain().is_some()
     }
 
     /// Passes the end to the writer; with close_notify only if the reader sent one.

@@ -220,11 +220,12 @@ impl RequestHead {
     /// protocol that the request asks to switch to.
     pub fn write(&self, out: &mut Buffer, body: BodyLength, upgrade: Option<&str>) {
         let TargetPlaces { path, end, .. } = self.target;
+        // Bytes: as text, they would be checked again.
         let path = &self.head.first_line()[path as usize..end as usize];
         out.reserve(self.head.size() + 256);
         out.push(self.method.as_str().as_bytes());
         out.push(b" ");
-        if path.is_empty() || path[0] == b'?' {
+        if matches!(path, [] | [b'?', ..]) {
             out.push(b"/");
         }
         out.push(path);
@@ -296,7 +297,7 @@ fn absolute(target: &str) -> Option<(&str, &str)> {
     Some(rest.split_at(end))
 }
 
-/// Rejects characters that no target may hold. What browsers and apps put into targets passes: quotes, brackets,
+/// Returns the target as text. Rejects characters that no target may hold. What browsers and apps put into targets passes: quotes, brackets,
 /// braces, `|`, `^`, backtick, and UTF-8.
 fn check_target(target: &[u8]) -> Result<&str, HeadFault> {
     if memchr::memchr(b' ', target).is_some() {
