@@ -297,8 +297,8 @@ fn absolute(target: &str) -> Option<(&str, &str)> {
     Some(rest.split_at(end))
 }
 
-/// Returns the target as text. Rejects characters that no target may hold. What browsers and apps put into targets passes: quotes, brackets,
-/// braces, `|`, `^`, backtick, and UTF-8.
+/// Returns the target as text. Rejects characters that no target may hold. What browsers and apps put into targets
+/// passes: quotes, brackets, braces, `|`, `^`, backtick, and UTF-8.
 fn check_target(target: &[u8]) -> Result<&str, HeadFault> {
     if memchr::memchr(b' ', target).is_some() {
         return Err(HeadFault::TargetSpace);

@@ -8,7 +8,7 @@ use tokio::io::ReadBuf;
 
 use super::{TlsSession, TlsStream, buffer_for};
 
-/// CallPurpose of a call.
+/// What a call is for.
 pub(super) enum CallPurpose<'a> {
     /// Process received records.
     Receive,
