@@ -163,6 +163,33 @@ impl RequestHead {
         self.part(self.target.start, self.target.end)
     }
 
+    /// Returns the request with another target. All else stays as it is.
+    ///
+    /// # Errors
+    /// The target violates the rules of a request line, or is too long.
+    pub fn with_target(self, target: &str) -> Result<Self, HeadFault> {
+        if target.len() > MOST_TARGET {
+            return Err(HeadFault::TargetTooLong);
+        }
+        let method = self.method.as_str();
+        let text = check_target(target.as_bytes())?;
+        let target = TargetPlaces::of(text, method.len() + 1);
+        let version: &[u8] = match self.version {
+            HttpVersion::Http10 => b" HTTP/1.0\r\n",
+            HttpVersion::Http11 => b" HTTP/1.1\r\n",
+        };
+        let mut bytes = Buffer::new();
+        [method.as_bytes(), b" ", text.as_bytes(), version]
+            .into_iter()
+            .for_each(|part| bytes.push(part));
+        let first_line = bytes.len();
+        self.head.write_fields(&mut bytes);
+        bytes.push(b"\r\n");
+        // The fields have been accepted before.
+        let head = Head::parse(bytes, first_line, usize::MAX).map_err(|(fault, _)| fault)?;
+        Ok(Self { head, target, ..self })
+    }
+
     /// Returns the authority of a target in absolute form (RFC 9112 §3.2.2).
     pub fn authority(&self) -> Option<&str> {
         if self.target.path == self.target.start {

@@ -46,6 +46,30 @@ fn a_target_is_forwarded_in_origin_form() {
 }
 
 #[test]
+fn a_request_gets_another_target_and_keeps_the_rest() {
+    let text =
+        "POST /app/x?y=1 HTTP/1.0\r\nhost: a\r\nX-Odd:  spaced \r\nContent-Length: 3\r\n\r\n";
+    let mut head = parsed(text).unwrap();
+    head.head.remove_named(b"host");
+    let head = head.with_target("/x?y=1").unwrap();
+    assert_eq!((head.path(), head.query(), head.version), ("/x", Some("y=1"), HttpVersion::Http10));
+    assert_eq!(head.length(), BodyLength::Exactly(3));
+    assert_eq!(
+        written(&head),
+        "POST /x?y=1 HTTP/1.1\r\nX-Odd: spaced\r\nContent-Length: 3\r\n\r\n"
+    );
+    for (target, expected) in [
+        ("/a b", HeadFault::TargetSpace),
+        ("/a\r\nX: y", HeadFault::TargetCharacter),
+        ("", HeadFault::TargetCharacter),
+        (&"/".repeat(MOST_TARGET + 1), HeadFault::TargetTooLong),
+    ] {
+        let error = parsed("GET / HTTP/1.1\r\n\r\n").unwrap().with_target(target).err();
+        assert_eq!(error, Some(expected), "{target:?}");
+    }
+}
+
+#[test]
 fn characters_of_browsers_and_apps_pass_in_a_target() {
     for target in ["/\"<>{}|^`[]\\", "/ü?\u{1f600}", "/a%20b"] {
         assert_eq!(parsed(format!("GET {target} HTTP/1.1\r\n\r\n")).unwrap().target(), target);
