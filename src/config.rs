@@ -19,6 +19,7 @@ mod environment;
 mod error_pages;
 mod fault;
 mod file;
+pub(crate) mod filters;
 mod folders;
 mod foreign;
 mod health;
@@ -42,6 +43,7 @@ mod sources;
 pub(crate) mod staple;
 mod sticky;
 mod syntax;
+mod template;
 mod text;
 mod tls;
 mod types;
@@ -59,6 +61,7 @@ pub use self::fault::InvalidValue;
 pub use self::places::ValuePlaces;
 pub use self::proxy_out::{ProxyOut, Tlv, Tlvs};
 pub(crate) use self::sources::url_without_secrets;
+pub use self::template::{Template, TemplatePiece, Variable};
 pub use self::types::*;
 pub(crate) use self::{
     address::bind as listen_address,

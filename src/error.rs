@@ -63,6 +63,10 @@ pub enum FailureKind {
     NoRoute,
     /// The host is served on passthrough connections only.
     Misdirected,
+    /// The address of the client may not use the route.
+    Forbidden,
+    /// The route is closed for maintenance.
+    Maintenance,
     /// Every backend of the pool is down, or the pool is empty.
     NoBackend,
     /// The session has ended with its backend.
@@ -200,6 +204,8 @@ impl fmt::Display for FailureKind {
             Self::Saturated => "every allowed connection to the backend is in use",
             Self::TooMany => "too many connections from this address",
             Self::Loop => "the request leads back to this proxy",
+            Self::Forbidden => "address not allowed",
+            Self::Maintenance => "closed for maintenance",
             Self::NotAdmitted => "too many new sessions for the backend",
             Self::Refused => "connection refused",
             Self::Exhausted => "no local port, descriptor or network route",

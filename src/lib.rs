@@ -35,6 +35,7 @@
 //! | `moorline_http` (`crates/http`) | bytes ⇄ messages: heads, framing, bodies | pools, sids, configuration |
 //! | `moorline_heap` (`crates/heap`) | one call of the C library: free memory returns to the system | any other module |
 //! | `proxy` | requests, replies, retries, owner search, upgrades | reloads |
+//! | `gateway` | filters of a route: what is done with heads besides relaying them | backends, connections, sessions, the log |
 //! | `layer4` | byte streams: a backend for each, a tunnel | HTTP, reloads |
 //! | [`snapshot`] | one consistent view for the data path | how it is built |
 //! | `http_client` | the requests that this process sends, except those of clients | URLs, TLS, the meaning of a response |
@@ -92,6 +93,7 @@ pub mod control;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod error;
+mod gateway;
 pub mod handoff;
 mod http_client;
 mod layer4;

@@ -38,7 +38,7 @@ pub(crate) mod reply;
 mod session;
 mod session_detect;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod timer;
 mod tunnel_start;
 mod upload;

@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use crate::{
     acme::ManagedCertificate,
     config,
+    gateway::{FilterChain, LocalAnswer},
     net::{
         client_hello::ClientHello,
         per_address::PerAddress,
@@ -55,10 +56,21 @@ pub struct Snapshot {
 pub struct RouteTarget {
     /// Host, path and pool for the access log and metrics.
     pub route_label: Arc<RouteLabel>,
-    /// The pool.
-    pub pool: Arc<PoolSnapshot>,
+    /// What answers the requests.
+    pub(crate) action: RouteAction,
     /// Custom pages for errors, including those of the top level; `None`: the built-in page.
     pub error_pages: Option<Arc<config::ErrorPages>>,
+    /// What else is done with requests and responses; `None`: nothing.
+    pub(crate) filters: Option<Arc<FilterChain>>,
+}
+
+/// What answers the requests of a route.
+#[derive(Clone, Debug)]
+pub(crate) enum RouteAction {
+    /// A pool.
+    Pool(Arc<PoolSnapshot>),
+    /// A response that is made without a backend.
+    Answer(Arc<LocalAnswer>),
 }
 
 /// Policies of a listener, without its sockets.
@@ -212,7 +224,7 @@ impl PoolSnapshot {
         let backends = upstream.backends();
         let ids = CookieIds::new(keys, upstream.name(), backends.iter().map(|b| b.name()));
         let indices = backends.iter().enumerate().map(|(index, b)| (b.serial(), index)).collect();
-        let route_label = Arc::new(RouteLabel { route: None, pool: upstream.name().into() });
+        let route_label = Arc::new(RouteLabel { route: None, pool: Some(upstream.name().into()) });
         let cookie = upstream.config().sticky.cookie.as_ref();
         let accepts_former =
             cookie.is_some_and(|c| c.name == config::default_cookie_name(upstream.name()));

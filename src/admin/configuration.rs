@@ -6,6 +6,8 @@
 
 mod pools;
 
+mod filters;
+
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -15,8 +17,9 @@ use self::pools::pool;
 use crate::config::{
     AccessLogConfig, Acme, Admin, AdminRemote, AdminSocket, Certificate, CertificateSource,
     ClientAuth, Config, DrainConfig, ErrorPageEntry, ErrorPages, HostPattern, ListenerConfig,
-    PassthroughConfig, ProcessLimits, ProxyIn, Redirect, Reload, RouteConfig, SessionsConfig,
-    SharedKeys, TlsConfig, UnknownSni, Upgrade, url_without_secrets,
+    PassthroughConfig, ProcessLimits, ProxyIn, Redirect, RedirectConfig, Reload, RespondConfig,
+    RouteConfig, RouteTo, SessionsConfig, SharedKeys, TlsConfig, UnknownSni, Upgrade,
+    url_without_secrets,
 };
 
 /// Returns the whole configuration as JSON.
@@ -201,13 +204,26 @@ fn host(host: &HostPattern) -> Option<String> {
 }
 
 fn route(route: &RouteConfig) -> Value {
-    let RouteConfig { host: pattern, path, pool, listeners, error_pages: pages } = route;
+    let RouteConfig { host: pattern, path, target, listeners, error_pages: pages, filters } = route;
+    let (redirect, respond) = match target {
+        RouteTo::Pool(_) => (None, None),
+        RouteTo::Redirect(RedirectConfig { to, status }) => {
+            (Some(json!({ "to": to.source(), "status": status })), None)
+        }
+        RouteTo::Respond(RespondConfig { status, body, content_type }) => {
+            let body = body.source();
+            (None, Some(json!({ "status": status, "body": body, "type": content_type })))
+        }
+    };
     json!({
         "host": host(pattern),
         "path": path,
-        "pool": pool,
+        "pool": route.pool(),
+        "redirect": redirect,
+        "respond": respond,
         "listeners": listeners,
         "error_pages": pages.as_deref().map(error_pages),
+        "filters": filters::json(filters),
     })
 }
 

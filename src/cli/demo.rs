@@ -212,13 +212,7 @@ fn config(args: &Args, certificate: Certificate, nodes: &[(&str, SocketAddr)]) -
 
     let mut config = Config::new(vec![chat, redirect], pool);
     config.pools.push(plain);
-    config.routes.push(RouteConfig {
-        host: HostPattern::Any,
-        path: format!("/{PLAIN}/"),
-        pool: PLAIN.to_owned(),
-        listeners: Vec::new(),
-        error_pages: None,
-    });
+    config.routes.push(RouteConfig::to_pool(HostPattern::Any, format!("/{PLAIN}/"), PLAIN));
     // The page shows the requests; access-log lines would hide the addresses on the terminal.
     config.access_log = AccessLogConfig::Off;
     config.drain = DrainConfig::within(DRAIN);

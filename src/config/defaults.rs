@@ -207,13 +207,7 @@ impl Config {
     pub fn new(listeners: Vec<ListenerConfig>, pool: PoolConfig) -> Self {
         Self {
             listeners,
-            routes: vec![RouteConfig {
-                host: HostPattern::Any,
-                path: "/".to_owned(),
-                pool: pool.name.clone(),
-                listeners: Vec::new(),
-                error_pages: None,
-            }],
+            routes: vec![RouteConfig::to_pool(HostPattern::Any, "/", &*pool.name)],
             pools: vec![pool],
             cookie_keys: SharedKeys::Generated,
             ticket_keys: SharedKeys::Generated,

@@ -16,8 +16,8 @@ use super::{
 const LARGEST_PAGE: usize = 256 << 10;
 
 /// Status codes of the replies that the proxy makes itself.
-const OWN_STATUSES: [u16; 15] =
-    [400, 404, 405, 408, 413, 414, 421, 426, 431, 501, 502, 503, 504, 505, 508];
+const OWN_STATUSES: [u16; 16] =
+    [400, 403, 404, 405, 408, 413, 414, 421, 426, 431, 501, 502, 503, 504, 505, 508];
 
 /// The error pages of a route: the route's own pages, then those of the top level.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -3,12 +3,12 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{
-    HostPattern, ListenerConfig, RouteConfig,
+    HostPattern, ListenerConfig, RouteConfig, RouteTo,
     address::host_pattern,
     error_pages,
     fault::{InvalidValue, quoted},
     file::{TomlTable, TomlValue},
-    path, schema,
+    filters, path, schema,
 };
 
 /// Reads every route, in file order. Without routes, everything goes to the only pool.
@@ -27,7 +27,7 @@ pub(super) fn all(top: &TomlTable<'_>, listeners: &[ListenerConfig]) -> Vec<Rout
     if elements.is_empty() {
         return only_pool(top, &pools, listeners).into_iter().collect();
     }
-    let mut seen = SeenRoutes::new();
+    let mut seen = SeenRoutes::default();
     let references = KnownListeners { named: listener_names(top), read: listeners };
     let known: HashSet<&str> = pools.iter().copied().collect();
     let check = |value: &TomlValue<'_>| {
@@ -37,7 +37,8 @@ pub(super) fn all(top: &TomlTable<'_>, listeners: &[ListenerConfig]) -> Vec<Rout
         }
         Some(pool.to_owned())
     };
-    elements.iter().filter_map(|element| route(element, check, &references, &mut seen)).collect()
+    let read = |element| route(element, check, &references, &mut seen).unwrap_or_default();
+    elements.iter().flat_map(read).collect()
 }
 
 /// The names of all pools; `None`: `pools` is not a table, which is reported separately.
@@ -85,11 +86,7 @@ fn only_pool(
         return None;
     }
     match pools {
-        [pool] => {
-            let pool = (*pool).to_owned();
-            let (host, path) = (HostPattern::Any, "/".to_owned());
-            Some(RouteConfig { host, path, pool, listeners: Vec::new(), error_pages: None })
-        }
+        [pool] => Some(RouteConfig::to_pool(HostPattern::Any, "/", *pool)),
         [] => {
             // A process that only redirects to HTTPS needs no pool.
             if listeners.iter().any(routed) {
@@ -109,47 +106,103 @@ fn only_pool(
     }
 }
 
+/// Reads one route: one for each of its hosts.
 fn route(
     value: &TomlValue<'_>,
     pool: impl Fn(&TomlValue<'_>) -> Option<String>,
     references: &KnownListeners<'_>,
     seen: &mut SeenRoutes,
-) -> Option<RouteConfig> {
+) -> Option<Vec<RouteConfig>> {
     let table =
         value.table(&schema::ROUTE, "a table such as `{ path = \"/\", pool = \"NAME\" }`")?;
-    let host = match table.value("host") {
-        Some(value) => value.parsed(host_pattern),
-        None => Some(HostPattern::Any),
+    let hosts = match table.value("host") {
+        Some(value) => value.strings(host_pattern),
+        None => vec![HostPattern::Any],
     };
     let path = match table.value("path") {
         Some(value) => value.parsed(|typed| path::prefix(typed).map(|()| typed.to_owned())),
         None => Some("/".to_owned()),
     };
-    let pool = table.need("pool", "`pool = \"NAME\"`").and_then(|value| pool(&value));
+    let target = target(&table, pool);
     let listeners = match table.value("listeners") {
         Some(value) => value.strings(|typed| references.check(typed)),
         None => Vec::new(),
     };
-    let pages = table.value("error_pages").and_then(|value| error_pages::error_pages(&value));
-    let (host, path) = (host?, path?);
-    // A prefix covers the same paths with and without a trailing slash.
-    let rule = (host.clone(), path::normal(&path).trim_end_matches('/').to_owned());
-    let at = value.at().start;
-    let others = seen.entry(rule).or_default();
-    let meets = |other: &[String]| {
-        listeners.is_empty() || other.is_empty() || listeners.iter().any(|l| other.contains(l))
-    };
-    if let Some((_, first)) = others.iter().find(|(other, _)| meets(other)) {
-        let wrong = InvalidValue::new("another route already has this host and path");
-        let first = value.file.place(*first, at);
-        value.fault(wrong.help(format!("remove one of the two; the first is {first}")));
+    let error_pages = table.value("error_pages").and_then(|value| error_pages::error_pages(&value));
+    let filters = filters::filters(&table);
+    let path = path?;
+    for host in &hosts {
+        seen.add(value, (host, &path), &listeners);
     }
-    others.push((listeners.clone(), at));
-    Some(RouteConfig { host, path, pool: pool?, listeners, error_pages: pages })
+    let target = target?;
+    let route = |host| RouteConfig {
+        host,
+        path: path.clone(),
+        target: target.clone(),
+        listeners: listeners.clone(),
+        error_pages: error_pages.clone(),
+        filters: filters.clone(),
+    };
+    Some(hosts.into_iter().map(route).collect())
 }
 
-/// Hosts and paths of routes, each with the listeners and the offsets of the routes.
-type SeenRoutes = HashMap<(HostPattern, String), Vec<(Vec<String>, usize)>>;
+/// What answers the requests: exactly one of a pool, a redirect and a fixed response.
+fn target(
+    table: &TomlTable<'_>,
+    pool: impl Fn(&TomlValue<'_>) -> Option<String>,
+) -> Option<RouteTo> {
+    let mut set =
+        ["pool", "redirect", "respond"].into_iter().filter(|key| table.value(key).is_some());
+    let (first, second) = (set.next(), set.next());
+    if let (Some(first), Some(second)) = (first, second) {
+        let wrong = InvalidValue::new(format!("`{first}` and `{second}` cannot be used together"));
+        table.refuse(&[second], |_| wrong.clone().help("remove one of the two"));
+    }
+    match first {
+        Some("redirect") => table
+            .value("redirect")
+            .and_then(|value| filters::redirect(&value))
+            .map(RouteTo::Redirect),
+        Some("respond") => {
+            table.value("respond").and_then(|value| filters::respond(&value)).map(RouteTo::Respond)
+        }
+        _ => table
+            .need("pool", "`pool = \"NAME\"`, `redirect` or `respond`")
+            .and_then(|value| pool(&value))
+            .map(RouteTo::Pool),
+    }
+}
+
+/// The routes so far: hosts and normal paths, each with the listeners and the offsets of its routes.
+#[derive(Default)]
+struct SeenRoutes(HashMap<(HostPattern, String), Vec<SeenRoute>>);
+
+/// Listeners and offset of a route.
+type SeenRoute = (Vec<String>, usize);
+
+impl SeenRoutes {
+    /// Adds a route. A route for the same requests is a fault.
+    fn add(
+        &mut self,
+        value: &TomlValue<'_>,
+        (host, path): (&HostPattern, &str),
+        listeners: &[String],
+    ) {
+        // A prefix covers the same paths with and without a trailing slash.
+        let rule = (host.clone(), path::normal(path).trim_end_matches('/').to_owned());
+        let at = value.at().start;
+        let others = self.0.entry(rule).or_default();
+        let meets = |other: &[String]| {
+            listeners.is_empty() || other.is_empty() || listeners.iter().any(|l| other.contains(l))
+        };
+        if let Some((_, first)) = others.iter().find(|(other, _)| meets(other)) {
+            let wrong = InvalidValue::new("another route already has this host and path");
+            let first = value.file.place(*first, at);
+            value.fault(wrong.help(format!("remove one of the two; the first is {first}")));
+        }
+        others.push((listeners.to_vec(), at));
+    }
+}
 
 /// The listeners that a route may name.
 struct KnownListeners<'t> {

@@ -6,6 +6,7 @@
 mod admin;
 mod backend_tls;
 mod backends;
+mod filters;
 mod health;
 mod json;
 mod listener;
@@ -22,8 +23,8 @@ mod traffic;
 use strsim::damerau_levenshtein;
 
 pub(super) use self::{
-    admin::*, backend_tls::*, backends::*, health::*, listener::*, networks::*, pool::*,
-    process::*, route::*, state::*, sticky::*, tls::*, traffic::*,
+    admin::*, backend_tls::*, backends::*, filters::*, health::*, listener::*, networks::*,
+    pool::*, process::*, route::*, state::*, sticky::*, tls::*, traffic::*,
 };
 pub use self::{json::json_schema, page::reference_page};
 use super::fault::quoted;
@@ -150,7 +151,7 @@ pub(crate) fn documented_default(section: &str, key: &str) -> String {
 }
 
 /// Every kind of table, in the order of the reference page.
-pub static SECTIONS: [&Section; 36] = [
+pub static SECTIONS: [&Section; 45] = [
     &TOP,
     &NETWORKS,
     &LISTENER,
@@ -161,6 +162,15 @@ pub static SECTIONS: [&Section; 36] = [
     &TLS,
     &CLIENT_AUTH,
     &ROUTE,
+    &REDIRECT,
+    &RESPOND,
+    &REWRITE,
+    &REPLACE,
+    &REGEX,
+    &HEADERS,
+    &HEADER_EDITS,
+    &CORS,
+    &MAINTENANCE,
     &POOL,
     &BACKEND,
     &BACKEND_SOURCE,

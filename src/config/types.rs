@@ -2,6 +2,7 @@
 
 mod admin;
 mod discovery;
+mod gateway;
 mod health;
 mod listener;
 mod overload;
@@ -14,6 +15,10 @@ mod tls;
 pub use self::{
     admin::{Admin, AdminRemote, AdminSocket},
     discovery::{BackendSource, Dns, HttpSource},
+    gateway::{
+        AddressRules, CorsConfig, FilterConfig, HeaderEdits, MaintenanceConfig, OriginPattern,
+        OriginPatterns, PathRewrite, RedirectConfig, RespondConfig, RewriteConfig,
+    },
     health::{HealthConfig, Outlier, ProbeConfig},
     listener::{ListenerConfig, ListenerProtocol, PassthroughConfig, ProxyIn, Redirect},
     overload::{Admission, Limits, Rate, RebalanceConfig},
@@ -21,7 +26,7 @@ pub use self::{
     process::{
         AccessLogConfig, DrainConfig, Forwarded, ProcessLimits, Reload, SharedKeys, Upgrade,
     },
-    route::{HostPattern, RouteConfig},
+    route::{HostPattern, RouteConfig, RouteTo},
     sticky::{Cookie, SameSite, SessionsConfig, SetOn, Sticky},
     tls::{
         Acme, BackendTls, Certificate, CertificateSource, ClientAuth, TlsConfig, TlsVersion,

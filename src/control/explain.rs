@@ -25,6 +25,7 @@ use crate::{
     api::{ExplainRequest, Explanation, ListenerState},
     config::Balance,
     error::{FailureKind, ProxyError},
+    gateway::{FilterFacts, Interception},
     net::tls::TlsInfo,
     observe::ChosenBy,
     proxy::{
@@ -37,7 +38,7 @@ use crate::{
         validate::{ValidatedRequest, without_port},
     },
     shared::SharedState,
-    snapshot::{ListenerSnapshot, PoolSnapshot, Snapshot},
+    snapshot::{ListenerSnapshot, PoolSnapshot, RouteAction, RouteTarget, Snapshot},
     sticky::{self, AffinityHints, Choice, recent_sessions::ClientKey},
     upstream::{Backend, Lifecycle, source},
 };
@@ -89,16 +90,10 @@ pub(super) fn explain(
     let secured = TlsInfo { sni, alpn: None, version: None, client: None };
     let arrival = ArrivalContext { listener, tls_info: Some(&secured).filter(|_| request.tls) };
     match affinity::route(arrival, &shared.challenges, &snapshot, &head) {
-        Ok(Routed::Pool(checked, rule)) => {
-            explanation.route = rule.route_label.route.as_deref().map(str::to_owned);
-            explanation.pool = Some(rule.pool.upstream.name().to_owned());
-            let route = rule.route_label.route.as_deref().unwrap_or_default();
-            explanation
-                .steps
-                .push(format!("The route {route} leads to pool {}.", rule.route_label.pool));
-            let client = (client, request.tls);
-            place(shared, &rule.pool, &head, &checked, client, &mut explanation);
-            unhealthy(&rule.pool, &mut explanation);
+        Ok(Routed::Route(checked, rule)) => {
+            let (host, upgrade) = (checked.host.to_owned(), checked.upgrade);
+            let arrived = ArrivedRequest { head, host, upgrade, client, tls: request.tls };
+            followed(shared, arrived, rule, &mut explanation);
         }
         Ok(Routed::Challenge(_)) => {
             let sentence = "It is the challenge of a certificate that is being ordered.";
@@ -111,6 +106,89 @@ pub(super) fn explain(
         Err(error) => rejected(&error, &head, &mut explanation),
     }
     Ok(explanation)
+}
+
+/// A request that has a route.
+struct ArrivedRequest {
+    head: RequestHead,
+    /// Requested host, with its port.
+    host: String,
+    /// Whether it is a WebSocket handshake.
+    upgrade: bool,
+    client: IpAddr,
+    tls: bool,
+}
+
+/// Explains what a route does with a request.
+fn followed(
+    shared: &SharedState,
+    mut arrived: ArrivedRequest,
+    rule: &RouteTarget,
+    explanation: &mut Explanation,
+) {
+    let route = rule.route_label.route.as_deref().unwrap_or_default();
+    explanation.route = Some(route.to_owned());
+    let engine = engine_request(arrived.head.query());
+    let (method, target) = (arrived.head.method.clone(), arrived.head.path_and_query().to_owned());
+    let (path, query) = match target.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (&*target, None),
+    };
+    let facts = FilterFacts {
+        client: arrived.client,
+        secure: arrived.tls,
+        tls_info: None,
+        host: &arrived.host,
+        id: "",
+        method: method.as_str(),
+        path,
+        query,
+        sid: engine.as_ref().and_then(|engine| engine.sid.as_deref()),
+        is_engine: engine.is_some(),
+        upgrade: arrived.upgrade,
+    };
+    if let Some(filters) = &rule.filters {
+        match filters.request(arrived.head, &facts) {
+            Ok(passed) => arrived.head = passed.request,
+            Err(interception) => return intercepted(&interception, route, explanation),
+        }
+        if arrived.head.path() != path {
+            let path = arrived.head.path();
+            explanation.steps.push(format!("The route {route} rewrites the path to {path}."));
+        }
+    }
+    match &rule.action {
+        RouteAction::Pool(pool) => {
+            let name = pool.upstream.name();
+            explanation.pool = Some(name.to_owned());
+            explanation.steps.push(format!("The route {route} leads to pool {name}."));
+            let checked = ValidatedRequest { host: &arrived.host, upgrade: arrived.upgrade };
+            let client = (arrived.client, arrived.tls);
+            place(shared, pool, &arrived.head, &checked, client, explanation);
+            unhealthy(pool, explanation);
+        }
+        RouteAction::Answer(answer) => match answer.reply(&facts) {
+            Ok(reply) => {
+                let sentence = format!("The route {route} answers without a backend.");
+                answers(explanation, reply.head.status.as_u16(), &sentence);
+            }
+            Err(error) => rejected(&error, &arrived.head, explanation),
+        },
+    }
+}
+
+/// Explains that a filter has answered or refused a request.
+fn intercepted(interception: &Interception, route: &str, explanation: &mut Explanation) {
+    match interception {
+        Interception::Answered(reply) => {
+            let sentence = format!("The route {route} answers it as a preflight.");
+            answers(explanation, reply.head.status.as_u16(), &sentence);
+        }
+        Interception::Refused(error) => {
+            let sentence = format!("The route {route} refuses it: {}", reply::sentence(error));
+            answers(explanation, reply::status(error).as_u16(), &sentence);
+        }
+    }
 }
 
 /// Reads session state as the data path does, and changes nothing.

@@ -180,7 +180,7 @@ impl<'a> LogLine<'a> {
             path: record.path(),
             status: (record.status != 0).then_some(record.status),
             route: record.route_label.as_ref().and_then(|route_label| route_label.route.as_deref()),
-            pool: record.route_label.as_ref().map(|route_label| &*route_label.pool),
+            pool: record.route_label.as_ref().and_then(|route_label| route_label.pool.as_deref()),
             backend: record.backend.as_deref(),
             chosen_by: record.chosen_by.label(),
             bytes_in: end.bytes_in,

@@ -14,7 +14,7 @@ pub const TERMINATIONS: usize = SINGLE + SIDES * PHASES * KINDS;
 const SINGLE: usize = 12;
 const SIDES: usize = 3;
 const PHASES: usize = 9;
-const KINDS: usize = 35;
+const KINDS: usize = 37;
 
 /// All labels by index.
 static LABELS: LazyLock<Vec<Box<str>>> = LazyLock::new(|| {
@@ -145,6 +145,8 @@ pub fn kind(kind: FailureKind) -> &'static str {
         FailureKind::UnsupportedVersion => "unsupported_version",
         FailureKind::UnsupportedCoding => "unsupported_coding",
         FailureKind::Loop => "loop",
+        FailureKind::Forbidden => "forbidden",
+        FailureKind::Maintenance => "maintenance",
         FailureKind::Io => "io",
     }
 }
@@ -219,6 +221,8 @@ const KIND_ORDER: [FailureKind; KINDS] = [
     FailureKind::UnsupportedVersion,
     FailureKind::UnsupportedCoding,
     FailureKind::Loop,
+    FailureKind::Forbidden,
+    FailureKind::Maintenance,
 ];
 
 fn kind_index(kind: FailureKind) -> usize {
@@ -258,6 +262,8 @@ fn kind_index(kind: FailureKind) -> usize {
         FailureKind::UnsupportedVersion => 32,
         FailureKind::UnsupportedCoding => 33,
         FailureKind::Loop => 34,
+        FailureKind::Forbidden => 35,
+        FailureKind::Maintenance => 36,
     }
 }
 

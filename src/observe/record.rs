@@ -66,8 +66,8 @@ pub struct StreamStart<'a> {
 pub struct RouteLabel {
     /// The route; `None` if the listener itself names the pool.
     pub route: Option<Box<str>>,
-    /// Name of the pool.
-    pub pool: Box<str>,
+    /// Name of the pool; `None`: the route answers without one.
+    pub pool: Option<Box<str>>,
 }
 
 /// Data for the log line of a stream.

@@ -46,8 +46,8 @@ pub(crate) enum Routed<'s, 'r> {
     Challenge(Bytes),
     /// The listener redirects every request; with the host of the request.
     Redirect(Redirect, &'r str),
-    /// Pool that serves the request.
-    Pool(ValidatedRequest<'r>, &'s RouteTarget),
+    /// Route of the request.
+    Route(ValidatedRequest<'r>, &'s RouteTarget),
 }
 
 /// Validates a request and finds its route.
@@ -80,7 +80,7 @@ pub(crate) fn route<'s, 'r>(
     }
     let listener = context.listener.map_or("", |listener| &*listener.name);
     match snapshot.routes.find(listener, host, path) {
-        Ok(rule) => Ok(Routed::Pool(checked, rule)),
+        Ok(rule) => Ok(Routed::Route(checked, rule)),
         Err(uncovered) => Err(match uncovered {
             NoMatch::NoRule => ProxyError::new(Side::Client, Phase::Select, FailureKind::NoRoute),
             NoMatch::OtherListener => {

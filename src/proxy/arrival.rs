@@ -24,10 +24,11 @@ use super::{
 };
 use crate::{
     error::{FailureKind, Phase, ProxyError, Side, Termination},
+    gateway::{FilterFacts, FilteredRequest, Interception, LocalReply, ResponseFilters},
     net::proxy_protocol::ConnectionOrigin,
     observe::{StreamRecord, StreamStart},
     shared::SharedState,
-    snapshot::{PoolSnapshot, RouteTarget, Snapshot},
+    snapshot::{PoolSnapshot, RouteAction, RouteTarget, Snapshot},
     sticky::{
         Opener,
         engine_io::CloseScan,
@@ -55,6 +56,8 @@ pub(super) struct RequestState<'a> {
     /// The ended session that the client returns from.
     pub(super) returning: Option<Box<PendingReturn>>,
     pub(super) reply_context: ReplyContext,
+    /// What the filters of the route do with the response.
+    pub(super) response: Option<Box<ResponseFilters>>,
     pub(super) scope: StreamScope,
     /// Whether the client wants to keep the connection.
     pub(super) keeps: bool,
@@ -116,7 +119,7 @@ impl RequestTraits {
 pub(super) fn arrive<'a>(
     proxy: &'a SharedState,
     info: &'a ConnectionInfo,
-    mut request: RequestHead,
+    request: RequestHead,
     traits: RequestTraits,
 ) -> Result<Arrival<'a>, Box<Refused>> {
     let snapshot = proxy.snapshot.load();
@@ -128,10 +131,20 @@ pub(super) fn arrive<'a>(
     };
     #[cfg(debug_assertions)]
     fail_on_request(&request);
-    let (checked, rule) = opened.find_pool(&snapshot, &request)?;
+    let (checked, rule) = opened.find_route(&snapshot, &request)?;
     // The longest valid host fits. A copy, because the fields are edited while the host is needed.
     let host = ArrayString::<{ validate::MAX_HOST }>::from(checked.host).unwrap_or_default();
-    let mut state = opened.into_state((&request, traits), &sender, checked, rule);
+    let upgrade = checked.upgrade;
+    let (passed, pool) = match rule {
+        RouteTarget { action: RouteAction::Pool(pool), filters: None, .. } => {
+            (FilteredRequest::unchanged(request), pool)
+        }
+        _ => opened.filter(request, (&traits, &sender), (&host, upgrade), rule)?,
+    };
+    let FilteredRequest { mut request, response, host: other_host, max_body } = passed;
+    let target = (pool, rule);
+    let mut state = opened.into_state((&request, traits), &sender, (&host, upgrade), target);
+    state.response = response;
     let destination = state.decide();
     let accept = state.upgrade.then(|| websocket::expected(&request.head));
     let origin = ForwardingContext {
@@ -147,10 +160,13 @@ pub(super) fn arrive<'a>(
         id: sender.id.as_str(),
     };
     state.prepare(&mut request, &origin);
+    if let Some(host) = other_host {
+        request.head.set(FieldId::Host, host.as_bytes());
+    }
     let from = state.connection_origin(sender.id.as_str());
     state.pool.upstream.note_request();
     let scan = state.close_scan();
-    let outgoing = Outgoing::new(request, state.upgrade, scan);
+    let outgoing = Outgoing::new(request, state.upgrade, scan).limited_to(max_body);
     Ok(Arrival { state, outgoing, destination, from, accept })
 }
 
@@ -216,8 +232,8 @@ impl<'a> OpenedRequest<'a> {
         Self { proxy, info, scope, reply_context }
     }
 
-    /// Validates the request and finds its pool. Any other request gets its reply here.
-    fn find_pool<'s, 'r>(
+    /// Validates the request and finds its route. Any other request gets its reply here.
+    fn find_route<'s, 'r>(
         &mut self,
         snapshot: &'s Snapshot,
         request: &'r RequestHead,
@@ -227,7 +243,7 @@ impl<'a> OpenedRequest<'a> {
             tls_info: self.info.tls_info.as_deref(),
         };
         let reply = match affinity::route(context, &self.proxy.challenges, snapshot, request) {
-            Ok(Routed::Pool(checked, rule)) => return Ok((checked, rule)),
+            Ok(Routed::Route(checked, rule)) => return Ok((checked, rule)),
             Ok(Routed::Challenge(answer)) => reply::challenge(answer),
             Ok(Routed::Redirect(to, host)) => {
                 reply::redirect(to, validate::without_port(host), request.path_and_query())
@@ -240,26 +256,99 @@ impl<'a> OpenedRequest<'a> {
 
     /// Ends the request with an error reply.
     fn refuse(&mut self, request: &RequestHead, error: &ProxyError) -> Box<Refused> {
-        let reply = reply::refuse(self.scope.take(), error, &self.reply_context);
-        Box::new(Refused { reply, unread: request.has_body() })
+        self.refused(error, request.has_body())
     }
 
-    /// Turns the request into one for the pool of `rule`.
+    /// Runs the filters of the route. Any request that no pool answers gets its reply here.
+    fn filter<'s>(
+        &mut self,
+        request: RequestHead,
+        (traits, sender): (&RequestTraits, &RequestSender),
+        (host, upgrade): (&str, bool),
+        rule: &'s RouteTarget,
+    ) -> Result<(FilteredRequest, &'s Arc<PoolSnapshot>), Box<Refused>> {
+        self.use_route(rule);
+        let unread = request.has_body();
+        // Copies, because the filters change the request.
+        let (method, target) = (request.method.clone(), request.path_and_query().to_owned());
+        let (path, query) = match target.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (&*target, None),
+        };
+        let facts = FilterFacts {
+            client: sender.address.ip(),
+            secure: sender.secure,
+            tls_info: self.info.tls_info.as_deref(),
+            host,
+            id: sender.id.as_str(),
+            method: method.as_str(),
+            path,
+            query,
+            sid: traits.engine.as_ref().and_then(|engine| engine.sid.as_deref()),
+            is_engine: traits.engine.is_some(),
+            upgrade,
+        };
+        let passed = match &rule.filters {
+            Some(filters) => {
+                if filters.denies_origin(&request) {
+                    self.reply_context.deny_origin();
+                }
+                filters.request(request, &facts)
+            }
+            None => Ok(FilteredRequest::unchanged(request)),
+        };
+        let passed = passed.map_err(|interception| match *interception {
+            Interception::Answered(answer) => self.answered(answer, unread),
+            Interception::Refused(error) => self.refused(&error, unread),
+        })?;
+        let answer = match &rule.action {
+            RouteAction::Pool(pool) => return Ok((passed, pool)),
+            RouteAction::Answer(answer) => answer.reply(&facts),
+        };
+        Err(match answer {
+            Ok(mut answer) => {
+                if let Some(filters) = &passed.response {
+                    filters.apply(&mut answer.head);
+                }
+                self.answered(answer, unread)
+            }
+            Err(error) => self.refused(&error, unread),
+        })
+    }
+
+    /// Ends the request with a reply that is made without a backend.
+    fn answered(&mut self, answer: LocalReply, unread: bool) -> Box<Refused> {
+        let id = self.scope.record().id().to_owned();
+        let reply = answered(self.scope.take(), reply::local(answer, &id));
+        Box::new(Refused { reply, unread })
+    }
+
+    /// Ends the request with an error reply.
+    fn refused(&mut self, error: &ProxyError, unread: bool) -> Box<Refused> {
+        let reply = reply::refuse(self.scope.take(), error, &self.reply_context);
+        Box::new(Refused { reply, unread })
+    }
+
+    /// Uses the label and the error pages of a route.
+    fn use_route(&mut self, rule: &RouteTarget) {
+        self.reply_context.use_pages(rule.error_pages.as_ref());
+        self.scope.record().route_label = Some(Arc::clone(&rule.route_label));
+    }
+
+    /// Turns the request into one for this pool of a route.
     fn into_state(
         mut self,
         (request, traits): (&RequestHead, RequestTraits),
         sender: &RequestSender,
-        checked: ValidatedRequest<'_>,
-        rule: &RouteTarget,
+        (host, upgrade): (&str, bool),
+        (pool, rule): (&Arc<PoolSnapshot>, &RouteTarget),
     ) -> RequestState<'a> {
-        let RouteTarget { route_label, pool, error_pages } = rule;
-        self.reply_context.use_pages(error_pages.as_ref());
-        self.scope.record().route_label = Some(Arc::clone(route_label));
+        self.use_route(rule);
         let client_key = affinity::client_key(
             &self.proxy.memory,
             pool,
             sender.address.ip(),
-            (traits.engine.as_ref(), &request.method, checked.upgrade),
+            (traits.engine.as_ref(), &request.method, upgrade),
             &request.head,
         );
         RequestState {
@@ -269,13 +358,14 @@ impl<'a> OpenedRequest<'a> {
             address: sender.address,
             method: request.method.clone(),
             engine: traits.engine,
-            upgrade: checked.upgrade,
-            affinity: AffinityCookie::of(&request.head, pool, sender.secure, checked.host),
+            upgrade,
+            affinity: AffinityCookie::of(&request.head, pool, sender.secure, host),
             client_key,
             long_poll: traits.long_poll
                 || long_poll::is_named(request.path(), &pool.config().long_polls),
             returning: None,
             reply_context: self.reply_context,
+            response: None,
             scope: self.scope,
             keeps: traits.keeps,
         }

@@ -45,6 +45,8 @@ pub(super) struct Outgoing {
     closes: bool,
     /// Scans the body for a packet that closes a polling session.
     scan: Option<CloseScan>,
+    /// Maximum size of the body.
+    most: u64,
     /// Bytes of a body in memory.
     buffered: u64,
     /// Share of the common memory limit that a buffered body uses.
@@ -102,9 +104,16 @@ impl Outgoing {
             copies: false,
             closes: false,
             scan,
+            most: u64::MAX,
             buffered: 0,
             memory: None,
         }
+    }
+
+    /// Limits the size of the body; `None`: unlimited.
+    pub(super) fn limited_to(mut self, most: Option<u64>) -> Self {
+        self.most = most.unwrap_or(u64::MAX);
+        self
     }
 
     /// Bytes of the body that the client has sent.
@@ -200,7 +209,7 @@ impl Outgoing {
             BodySource::Taken => {}
         }
         let scan = self.scan.filter(|_| streamed);
-        let watch = BodyWatch { scan, copy: copies.then(Vec::new) };
+        let watch = BodyWatch { scan, copy: copies.then(Vec::new), most: self.most };
         let rest = if streamed { length } else { BodyLength::Exactly(0) };
         Upload::new(first, rest, watch, (self.expects && streamed, now))
     }
@@ -273,8 +282,12 @@ impl Outgoing {
 
     /// Charges the memory of a body of this size.
     fn charge(&mut self, bytes: usize, memory: &Arc<Semaphore>) -> Result<(), ProxyError> {
-        if bytes > MAX_BUFFERED {
+        if bytes as u64 > self.most {
             return Err(body_failure(FailureKind::BodyTooLarge));
+        }
+        if bytes > MAX_BUFFERED {
+            let (side, kind) = (Side::Client, FailureKind::BodyTooLarge);
+            return Err(ProxyError::new(side, Phase::Select, kind));
         }
         let held = self.memory.as_ref().map_or(0, |memory| memory.num_permits());
         let missing = bytes.div_ceil(1024).saturating_sub(held);

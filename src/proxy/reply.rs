@@ -17,6 +17,7 @@ use super::{
 use crate::{
     config::{ErrorPages, Redirect},
     error::{FailureKind, Phase, ProxyError, Side},
+    gateway::LocalReply,
     sticky::engine_io::UNKNOWN_SID,
     stream_log::StreamScope,
 };
@@ -122,6 +123,11 @@ impl ReplyContext {
         self.pages = pages.cloned();
     }
 
+    /// Keeps the page from reading replies: its origin has no permission.
+    pub(super) fn deny_origin(&mut self) {
+        self.origin = None;
+    }
+
     /// Allows the page to read the reply, unless the backend has set CORS fields.
     pub(super) fn allow_origin(&self, head: &mut Head) {
         if let Some(origin) = &self.origin
@@ -183,6 +189,7 @@ pub(super) fn error(error: &ProxyError, context: &ReplyContext, id: &str) -> Own
         | FailureKind::Saturated
         | FailureKind::TooMany
         | FailureKind::NotAdmitted
+        | FailureKind::Maintenance
         | FailureKind::Exhausted => {
             let seconds = error.retry_after.unwrap_or(RETRY_AFTER_SECONDS);
             head.set_fmt(FieldId::RetryAfter, format_args!("{seconds}"));
@@ -247,6 +254,14 @@ pub(super) fn redirect(to: Redirect, host: &str, path: &str) -> OwnReply {
     reply.sized()
 }
 
+/// Creates the reply that a route gives without a backend.
+pub(super) fn local(answer: LocalReply, id: &str) -> OwnReply {
+    let LocalReply { head, body } = answer;
+    let mut reply = OwnReply { head, body, closes: false };
+    reply.fields().set(FieldId::XRequestId, id);
+    reply.sized()
+}
+
 /// Creates the response to an ACME server that validates a name (RFC 8555 §8.3).
 pub(super) fn challenge(answer: Bytes) -> OwnReply {
     let mut reply = OwnReply::new(StatusCode::OK, answer);
@@ -286,7 +301,9 @@ pub(crate) fn status(error: &ProxyError) -> StatusCode {
         | FailureKind::Saturated
         | FailureKind::TooMany
         | FailureKind::NotAdmitted
+        | FailureKind::Maintenance
         | FailureKind::Exhausted => StatusCode::SERVICE_UNAVAILABLE,
+        FailureKind::Forbidden => StatusCode::FORBIDDEN,
         FailureKind::TimedOut if error.side == Side::Client => StatusCode::REQUEST_TIMEOUT,
         FailureKind::TimedOut => StatusCode::GATEWAY_TIMEOUT,
         FailureKind::Incomplete | FailureKind::Reset | FailureKind::Malformed
@@ -321,6 +338,9 @@ pub(crate) fn sentence(error: &ProxyError) -> &'static str {
         (FailureKind::BadRequest(sentence), _) => sentence,
         (FailureKind::MethodNotAllowed, _) => "This method is not supported.",
         (FailureKind::UpgradeRequired, _) => "Only WebSocket version 13 is supported.",
+        (FailureKind::BodyTooLarge, Phase::RequestBody) => "The request body is too large.",
+        (FailureKind::Forbidden, _) => "This address may not use this resource.",
+        (FailureKind::Maintenance, _) => "This service is closed for maintenance; try again later.",
         (FailureKind::BodyTooLarge, _) => {
             "The request body is too large to search for the backend of an unknown session."
         }

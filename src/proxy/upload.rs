@@ -28,12 +28,14 @@ const MOST_COPIED: usize = 64 * 1024;
 const EXPECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What the upload knows about the body while it passes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct BodyWatch {
     /// Scans the body for a packet that closes a polling session.
     pub(super) scan: Option<CloseScan>,
     /// Copy of a small body; `None` if none is kept, or the body is too large.
     pub(super) copy: Option<Vec<u8>>,
+    /// Maximum size of the body.
+    pub(super) most: u64,
 }
 
 impl BodyWatch {
@@ -165,6 +167,9 @@ impl Upload {
         let outcome = self.poll_relay(cx, client, backend);
         if self.relay.moved() != self.moved.1 {
             self.moved = (Instant::now(), self.relay.moved());
+        }
+        if self.relay.bytes() > self.watch.most {
+            return Poll::Ready(Err(body_failure(FailureKind::BodyTooLarge)));
         }
         let done = match ready!(outcome) {
             Ok(()) => true,

@@ -79,7 +79,7 @@ fn every_key_reaches_its_field() {
     let pages = config.routes[0].error_pages.as_deref().unwrap();
     assert!(pages.page(404).is_some() && pages.page(503).is_some() && pages.page(400).is_none());
     assert!(config.error_pages.as_deref().unwrap().page(400).is_some());
-    assert_eq!((config.routes[1].path.as_str(), config.routes[1].pool.as_str()), ("/", "list"));
+    assert_eq!((config.routes[1].path.as_str(), config.routes[1].pool()), ("/", Some("list")));
 }
 
 #[test]

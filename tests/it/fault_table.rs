@@ -35,13 +35,14 @@ every kind of error with an example.
 ";
 
 /// Headings, and the files in `tests/config/bad` whose names begin with one of these words.
-const CHAPTERS: [(&str, &[&str]); 13] = [
+const CHAPTERS: [(&str, &[&str]); 14] = [
     ("Text and format", &["syntax", "foreign", "long", "comment", "empty", "binary"]),
     ("Keys and types", &["keys", "types", "shapes", "missing", "no", "words", "follow"]),
     ("Included files and environment", &["include", "environment"]),
     ("Values", &["durations", "numbers", "addresses", "lists"]),
     ("Listeners and TLS", &["tls", "secure", "acme", "layer4"]),
     ("Routes", &["routes", "paths"]),
+    ("Filters of routes", &["gateway"]),
     ("Error pages", &["error"]),
     ("Backends and sources", &["backends", "sources", "duplicates", "duplicate"]),
     ("Health, limits and overload", &["health", "resilience", "limits"]),
@@ -103,8 +104,8 @@ fn cell(text: &str) -> String {
     let parts = parts.map(|(index, part)| match index % 2 {
         0 => part.replace('<', "&lt;").replace('*', "\\*"),
         _ if part.is_empty() => "\"\"".to_owned(),
-        // Show the BEL character as a terminal does.
-        _ => part.replace('\u{7}', "␇"),
+        // Show control characters as a terminal does.
+        _ => part.replace('\u{7}', "␇").replace('\n', "␊"),
     });
     parts.collect::<Vec<_>>().join("`")
 }

@@ -73,6 +73,8 @@ mod framing;
 #[cfg(test)]
 mod fuzz_seeds;
 #[cfg(test)]
+mod gateway;
+#[cfg(test)]
 mod handed_over;
 #[cfg(test)]
 mod health;

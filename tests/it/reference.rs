@@ -214,6 +214,22 @@ const PLACES: &[(&str, &str)] = &[
         "HTTPS\n[listeners.web.tls.client_auth]\nca = \"certs/ca.pem\"\nLINE\nAPP",
     ),
     ("routes", "WEB\n[[routes]]\npool = \"app\"\nLINE\nAPP"),
+    ("routes", "WEB\n[[routes]]\nLINE\nAPP"),
+    ("routes.redirect", "WEB\n[[routes]]\n[routes.redirect]\nto = \"/x\"\nLINE\nAPP"),
+    ("routes.respond", "WEB\n[[routes]]\n[routes.respond]\nLINE\nAPP"),
+    ("routes.rewrite", "ROUTE\n[routes.rewrite]\nLINE\nAPP"),
+    (
+        "routes.rewrite.replace",
+        "ROUTE\n[routes.rewrite.replace]\nfrom = \"/a\"\nto = \"/b\"\nLINE\nAPP",
+    ),
+    (
+        "routes.rewrite.regex",
+        "ROUTE\n[routes.rewrite.regex]\npattern = \"/(.*)\"\nwith = \"/b\"\nLINE\nAPP",
+    ),
+    ("routes.headers", "ROUTE\n[routes.headers]\nLINE\nAPP"),
+    ("routes.headers.request", "ROUTE\n[routes.headers.request]\nLINE\nAPP"),
+    ("routes.maintenance", "ROUTE\n[routes.maintenance]\nLINE\nAPP"),
+    ("routes.cors", "ROUTE\n[routes.cors]\norigins = [\"https://a.test\"]\nLINE\nAPP"),
     ("pools.NAME", "WEB\n[pools.app]\nbackends = [\"127.0.0.1:1\"]\nLINE"),
     ("pools.NAME.backends", "WEB\n[[pools.app.backends]]\naddress = \"127.0.0.1:1\"\nLINE"),
     ("pools.NAME.backends", "WEB\n[pools.app.backends]\ndns = \"chat.test:1\"\nLINE"),
@@ -259,6 +275,7 @@ fn trials(section: &str, key: &str, value: Option<&str>) -> Vec<String> {
     let trials: Vec<String> = places
         .map(|(_, text)| {
             let text = text
+                .replace("ROUTE", "WEB\n[[routes]]\npool = \"app\"")
                 .replace("WEB", "[listeners.web]\nbind = \"127.0.0.1:0\"")
                 .replace("APP", "[pools.app]\nbackends = [\"127.0.0.1:1\"]")
                 .replace(
@@ -392,7 +409,10 @@ fn documented_bounds_and_choices_match_the_error_messages() {
                     );
                 }
                 ValueKind::Size(low, high) => {
-                    says("\"1B\"", &format!("`{name}` must be from {low} to {high}"));
+                    says(
+                        &format!("\"{}B\"", high + 1),
+                        &format!("`{name}` must be from {low} to {high}"),
+                    );
                 }
                 ValueKind::Percent(low @ 1..) => {
                     says("\"0%\"", &format!("`{name}` must be from {low} to 100"));

@@ -1,9 +1,10 @@
 //! Keys of routes.
 
 use super::{
-    DefaultValue::{Required, Value, Words},
-    ERROR_PAGES, SchemaKey, Section,
-    ValueKind::{Array, OneOf, Text},
+    CORS,
+    DefaultValue::{Value, Words},
+    ERROR_PAGES, HEADERS, MAINTENANCE, NETWORKS, REDIRECT, RESPOND, REWRITE, SchemaKey, Section,
+    ValueKind::{Array, Boolean, OneOf, Size, Table, Text},
 };
 
 pub(in crate::config) static ROUTE: Section = Section {
@@ -13,10 +14,10 @@ pub(in crate::config) static ROUTE: Section = Section {
     keys: &[
         SchemaKey {
             name: "host",
-            kind: Text("host"),
+            kind: OneOf(&[Text("host"), Array(&Text("host"))]),
             default: Words("Every host"),
             example: r#""chat.example.com""#,
-            about: "Exact host, or a wildcard for every name below one (`\"*.example.com\"`). Exact hosts are more specific than \
+            about: "One host or several: exact host, or a wildcard for every name below one (`\"*.example.com\"`). Exact hosts are more specific than \
                     wildcards, longer wildcards than shorter ones.",
         },
         SchemaKey {
@@ -30,9 +31,24 @@ pub(in crate::config) static ROUTE: Section = Section {
         SchemaKey {
             name: "pool",
             kind: Text("name of a pool"),
-            default: Required,
+            default: Words("None; then `redirect` or `respond` is set"),
             example: r#""chat""#,
             about: "The pool that answers.",
+        },
+        SchemaKey {
+            name: "redirect",
+            kind: OneOf(&[Text("path or URL, with variables"), Table(&REDIRECT)]),
+            default: Words("None"),
+            example: r#""https://www.example.com{path}{query}""#,
+            about: "Location that every request is redirected to. Upgrades and requests of Engine.IO get a 404 instead, as their clients follow \
+                    no redirect.",
+        },
+        SchemaKey {
+            name: "respond",
+            kind: Table(&RESPOND),
+            default: Words("None"),
+            example: r#"{ status = 200, body = "ok\n" }"#,
+            about: "Response to every request.",
         },
         SchemaKey {
             name: "listeners",
@@ -49,6 +65,63 @@ pub(in crate::config) static ROUTE: Section = Section {
             about: "HTML pages for errors that the proxy itself reports: the path of one page, or a table by status code or class \
                     (`4xx`, `5xx`). At most 256 KiB each. The placeholders are `{{status}}`, `{{reason}}`, `{{message}}` and \
                     `{{request_id}}`.",
+        },
+        SchemaKey {
+            name: "rewrite",
+            kind: Table(&REWRITE),
+            default: Words("Unchanged"),
+            example: r#"{ strip_prefix = "/app1" }"#,
+            about: "Changes of path and host for the backend.",
+        },
+        SchemaKey {
+            name: "headers",
+            kind: Table(&HEADERS),
+            default: Words("Unchanged"),
+            example: r#"{ response = { remove = ["Server"] } }"#,
+            about: "Changes of header fields.",
+        },
+        SchemaKey {
+            name: "allow",
+            kind: OneOf(&[
+                Text("network"),
+                Table(&NETWORKS),
+                Array(&OneOf(&[Text("network"), Table(&NETWORKS)])),
+            ]),
+            default: Words("Every client"),
+            example: r#"["10.0.0.0/8", { file = "office.txt" }]"#,
+            about: "Networks of clients that may use the route. Others get a 403.",
+        },
+        SchemaKey {
+            name: "deny",
+            kind: OneOf(&[
+                Text("network"),
+                Table(&NETWORKS),
+                Array(&OneOf(&[Text("network"), Table(&NETWORKS)])),
+            ]),
+            default: Words("No client"),
+            example: r#"{ file = "blocked.txt" }"#,
+            about: "Networks of clients that get a 403, even if `allow` has them.",
+        },
+        SchemaKey {
+            name: "max_body",
+            kind: Size(0, 1 << 40),
+            default: Words("Unlimited"),
+            example: r#""1MiB""#,
+            about: "Maximum size of a request body. A larger one gets a 413, as soon as it is known to be larger.",
+        },
+        SchemaKey {
+            name: "maintenance",
+            kind: OneOf(&[Boolean, Table(&MAINTENANCE)]),
+            default: Value("false"),
+            example: r#"{ retry_after = "5m" }"#,
+            about: "Answers requests with a 503 and `Retry-After`.",
+        },
+        SchemaKey {
+            name: "cors",
+            kind: Table(&CORS),
+            default: Words("Left to the backend"),
+            example: r#"{ origins = ["https://app.example.com"] }"#,
+            about: "Pages of other origins that may read responses.",
         },
     ],
     notes: "\

@@ -2,21 +2,67 @@
 
 use std::{fmt, sync::Arc};
 
+use super::{FilterConfig, RedirectConfig, RespondConfig};
 use crate::config::ErrorPages;
 
-/// A route: hosts and paths whose requests go to a pool.
+/// A route: hosts and paths, and what happens with their requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RouteConfig {
     /// Hosts that the route covers.
     pub host: HostPattern,
     /// Path prefix, on segment boundaries; starts with `/`.
     pub path: String,
-    /// Name of a pool in [`Config::pools`](crate::config::Config::pools).
-    pub pool: String,
+    /// What answers the requests.
+    pub target: RouteTo,
     /// Names of the listeners that use the route; empty: every listener.
     pub listeners: Vec<String>,
     /// HTML pages for errors that the proxy itself reports.
     pub error_pages: Option<Arc<ErrorPages>>,
+    /// What else is done with requests and responses.
+    pub filters: FilterConfig,
+}
+
+/// What answers the requests of a route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RouteTo {
+    /// The pool with this name in [`Config::pools`](crate::config::Config::pools).
+    Pool(String),
+    /// A redirect.
+    Redirect(RedirectConfig),
+    /// A fixed response.
+    Respond(RespondConfig),
+}
+
+impl RouteConfig {
+    /// Creates a route to a pool, for every listener.
+    pub fn to_pool(host: HostPattern, path: impl Into<String>, pool: impl Into<String>) -> Self {
+        Self {
+            host,
+            path: path.into(),
+            target: RouteTo::Pool(pool.into()),
+            listeners: Vec::new(),
+            error_pages: None,
+            filters: FilterConfig::default(),
+        }
+    }
+
+    /// Returns the name of the pool, if a pool answers the requests.
+    pub fn pool(&self) -> Option<&str> {
+        match &self.target {
+            RouteTo::Pool(pool) => Some(pool),
+            RouteTo::Redirect(_) | RouteTo::Respond(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for RouteTo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pool(pool) => write!(f, "pool {pool}"),
+            Self::Redirect(redirect) => write!(f, "a redirect with status {}", redirect.status),
+            Self::Respond(respond) => write!(f, "a fixed response with status {}", respond.status),
+        }
+    }
 }
 
 impl fmt::Display for RouteConfig {

@@ -5,9 +5,10 @@ use std::{collections::HashMap, sync::Arc};
 use crate::{
     config::{self, Config},
     control::ControlTask,
+    gateway::{FilterChain, LocalAnswer},
     observe::{Redaction, RouteLabel},
     route,
-    snapshot::{ListenerSnapshot, PoolSnapshot, RouteTarget, Snapshot},
+    snapshot::{ListenerSnapshot, PoolSnapshot, RouteAction, RouteTarget, Snapshot},
     upstream::{self, Backend, BackendConnector},
 };
 
@@ -81,10 +82,7 @@ impl ControlTask {
         pools: Vec<Arc<PoolSnapshot>>,
         listeners: HashMap<Arc<str>, Arc<ListenerSnapshot>>,
     ) -> Snapshot {
-        let routes = config.routes.iter().filter_map(|rule| {
-            let pool = pools.iter().find(|pool| pool.upstream.name() == rule.pool)?;
-            Some(route_rule(rule, Arc::clone(pool), config))
-        });
+        let routes = config.routes.iter().filter_map(|rule| route_rule(rule, &pools, config));
         Snapshot {
             routes: route::Routes::new(&routes.collect::<Vec<_>>()),
             removed: self.backends_without_pool(config),
@@ -101,16 +99,31 @@ impl ControlTask {
 
 fn route_rule(
     rule: &config::RouteConfig,
-    pool: Arc<PoolSnapshot>,
+    pools: &[Arc<PoolSnapshot>],
     config: &Config,
-) -> route::RouteRule<RouteTarget> {
-    let route_label =
-        RouteLabel { route: Some(rule.to_string().into()), pool: rule.pool.as_str().into() };
-    let config::RouteConfig { host, path, listeners, pool: _, error_pages } = rule.clone();
-    let error_pages = match (error_pages, &config.error_pages) {
-        (Some(own), Some(top)) => Some(Arc::new(own.or(top))),
-        (own, top) => own.or_else(|| top.clone()),
+) -> Option<route::RouteRule<RouteTarget>> {
+    let label = |pool: Option<&str>| RouteLabel {
+        route: Some(rule.to_string().into()),
+        pool: pool.map(Into::into),
     };
-    let target = RouteTarget { route_label: Arc::new(route_label), pool, error_pages };
-    route::RouteRule { listeners, host, path, target }
+    let (route_label, action) = match &rule.target {
+        config::RouteTo::Pool(name) => {
+            let pool = pools.iter().find(|pool| pool.upstream.name() == name)?;
+            (label(Some(name)), RouteAction::Pool(Arc::clone(pool)))
+        }
+        config::RouteTo::Redirect(redirect) => {
+            (label(None), RouteAction::Answer(Arc::new(LocalAnswer::Redirect(redirect.clone()))))
+        }
+        config::RouteTo::Respond(respond) => {
+            (label(None), RouteAction::Answer(Arc::new(LocalAnswer::Respond(respond.clone()))))
+        }
+    };
+    let error_pages = match (&rule.error_pages, &config.error_pages) {
+        (Some(own), Some(top)) => Some(Arc::new(own.or(top))),
+        (own, top) => own.as_ref().or(top.as_ref()).cloned(),
+    };
+    let filters = FilterChain::new(&rule.filters).map(Arc::new);
+    let target = RouteTarget { route_label: Arc::new(route_label), action, error_pages, filters };
+    let (host, path, listeners) = (rule.host.clone(), rule.path.clone(), rule.listeners.clone());
+    Some(route::RouteRule { listeners, host, path, target })
 }

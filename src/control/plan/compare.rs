@@ -163,11 +163,15 @@ fn routes(now: &Config, next: &Config, changes: &mut Vec<Change>) {
         let name = route.to_string();
         match next.routes.iter().find(|other| same(route, other)) {
             None => {
-                let detail = format!("no longer leads to pool {}", route.pool);
+                let detail = format!("no longer leads to {}", route.target);
                 changes.push(change(ChangedThing::Route, ChangeKind::Removed, &name, detail));
             }
-            Some(other) if other.pool != route.pool => {
-                let detail = format!("from pool {} to pool {}", route.pool, other.pool);
+            Some(other) if other.target != route.target => {
+                let detail = format!("from {} to {}", route.target, other.target);
+                changes.push(change(ChangedThing::Route, ChangeKind::Changed, &name, detail));
+            }
+            Some(other) if other.filters != route.filters => {
+                let detail = "new filters".to_owned();
                 changes.push(change(ChangedThing::Route, ChangeKind::Changed, &name, detail));
             }
             Some(_) => {}
@@ -175,7 +179,7 @@ fn routes(now: &Config, next: &Config, changes: &mut Vec<Change>) {
     }
     for route in &next.routes {
         if !now.routes.iter().any(|other| same(route, other)) {
-            let detail = format!("to pool {}", route.pool);
+            let detail = format!("to {}", route.target);
             changes.push(change(
                 ChangedThing::Route,
                 ChangeKind::Added,

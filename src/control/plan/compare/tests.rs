@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::config::ListenerProtocol;
+use crate::config::{ListenerProtocol, RouteTo};
 
 fn backend(address: &str) -> BackendConfig {
     BackendConfig { name: address.to_owned(), address: address.parse().unwrap(), weight: 1 }
@@ -79,7 +79,7 @@ fn a_removed_pool_removes_its_backends() {
     let now = config(&["10.0.0.1:80"]);
     let mut next = config(&["10.0.0.9:80"]);
     next.pools[0].name = "other".to_owned();
-    next.routes[0].pool = "other".to_owned();
+    next.routes[0].target = RouteTo::Pool("other".to_owned());
     let plan = compare(&now, &next);
     assert_eq!(
         names(&plan),
@@ -110,7 +110,7 @@ fn a_summary_lists_what_changed_and_how() {
     let now = config(&["10.0.0.1:80"]);
     let mut next = now.clone();
     next.pools.push(PoolConfig::new("other", Vec::new()));
-    next.routes[0].pool = "other".to_owned();
+    next.routes[0].target = RouteTo::Pool("other".to_owned());
     next.pools[0].slow_start = Duration::from_secs(1);
     let text = summary(&compare(&now, &next));
     let expected = "route / changed: from pool chat to pool other; pool chat changed: slow_start; \

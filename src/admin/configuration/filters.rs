@@ -1,0 +1,81 @@
+//! The filters of a route as JSON.
+
+use serde_json::{Map, Value, json};
+
+use crate::config::{
+    AddressRules, CorsConfig, FilterConfig, HeaderEdits, MaintenanceConfig, OriginPattern,
+    OriginPatterns, PathRewrite, RewriteConfig, Template,
+};
+
+/// Returns the filters; without those that do nothing.
+pub(super) fn json(filters: &FilterConfig) -> Value {
+    let FilterConfig {
+        rewrite: RewriteConfig { path, host },
+        addresses: AddressRules { allow, deny },
+        cors,
+        request_headers,
+        response_headers,
+        max_body,
+        maintenance,
+    } = filters;
+    let some = |edits: &HeaderEdits| (!edits.is_empty()).then(|| header_edits(edits));
+    let networks = |networks: &[ipnet::IpNet]| (!networks.is_empty()).then(|| json!(networks));
+    let shown = [
+        ("rewrite", path.as_ref().map(rewrite)),
+        ("host", host.as_ref().map(|host| json!(host))),
+        ("allow", networks(allow)),
+        ("deny", networks(deny)),
+        ("cors", cors.as_ref().map(cors_settings)),
+        ("request_headers", some(request_headers)),
+        ("response_headers", some(response_headers)),
+        ("max_body", max_body.map(|most| json!(most))),
+        ("maintenance", maintenance.as_ref().map(closed)),
+    ];
+    let shown = shown.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
+    Value::Object(shown.collect())
+}
+
+fn rewrite(rewrite: &PathRewrite) -> Value {
+    match rewrite {
+        PathRewrite::Prefix { from, to } => json!({ "from": from, "to": to }),
+        PathRewrite::Whole(path) => json!(path),
+        PathRewrite::Pattern { pattern, with } => json!({ "pattern": pattern, "with": with }),
+    }
+}
+
+fn header_edits(edits: &HeaderEdits) -> Value {
+    let HeaderEdits { remove, set, append } = edits;
+    json!({ "remove": remove, "set": fields(set), "append": fields(append) })
+}
+
+fn fields(fields: &[(String, Template)]) -> Map<String, Value> {
+    fields.iter().map(|(name, value)| (name.clone(), json!(value.source()))).collect()
+}
+
+fn cors_settings(cors: &CorsConfig) -> Value {
+    let CorsConfig { origins, methods, headers, expose, credentials, max_age } = cors;
+    let origins = match origins {
+        OriginPatterns::Any => json!("*"),
+        OriginPatterns::Listed(patterns) => patterns.iter().map(origin).collect(),
+    };
+    json!({
+        "origins": origins,
+        "methods": methods,
+        "headers": headers,
+        "expose": expose,
+        "credentials": credentials,
+        "max_age": max_age,
+    })
+}
+
+fn origin(pattern: &OriginPattern) -> Value {
+    match pattern {
+        OriginPattern::Exact(origin) => json!(origin),
+        OriginPattern::Subdomains { scheme, suffix } => json!(format!("{scheme}*.{suffix}")),
+    }
+}
+
+fn closed(closed: &MaintenanceConfig) -> Value {
+    let MaintenanceConfig { retry_after, except } = closed;
+    json!({ "retry_after": retry_after, "except": except })
+}

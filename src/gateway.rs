@@ -1,0 +1,32 @@
+//! What a route does with requests and responses besides relaying them.
+//!
+//! A route whose configuration asks for anything of this module has a [`FilterChain`]. It is built with the snapshot and is
+//! immutable; what filters remember between requests lives in the process, not here. Requests of other routes pay one
+//! comparison.
+//!
+//! Filters run in a fixed order, whatever the file says: addresses, maintenance, CORS, size of the body, rewriting, fields. On
+//! the way back: fields, then CORS, so that no edit can forge a grant.
+//!
+//! Invariants:
+//!
+//! - A filter sees heads and [`FilterFacts`], never a socket. It answers with a reply or a failure; [`reply`](crate::proxy)
+//!   makes error replies from failures, as everywhere.
+//! - Facts are those of the client's request. A rewrite changes what the backend gets, never what another filter sees.
+//! - A filter that protects refuses what it cannot decide. A filter that only improves lets it pass.
+//! - What a response needs from its request is computed when the request arrives, and held in [`ResponseFilters`].
+//!
+//! This module must not know backends, connections, session tables or the log.
+
+mod addresses;
+mod chain;
+mod cors;
+mod fields;
+mod local;
+mod rewrite;
+mod variables;
+
+pub(crate) use self::{
+    chain::{FilterChain, FilteredRequest, Interception, ResponseFilters},
+    local::{LocalAnswer, LocalReply},
+    variables::FilterFacts,
+};

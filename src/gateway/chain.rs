@@ -1,0 +1,197 @@
+//! The filters of a route, in their order.
+
+use moorline_http::{BodyLength, RequestHead, ResponseHead};
+
+use super::{
+    addresses,
+    cors::{self, CorsGrant},
+    fields::{self, RenderedEdits},
+    local::LocalReply,
+    rewrite::Rewrite,
+    variables::FilterFacts,
+};
+use crate::{
+    config::{
+        AddressRules, CorsConfig, FilterConfig, HeaderEdits, MaintenanceConfig, RewriteConfig,
+    },
+    error::{FailureKind, Phase, ProxyError, Side},
+};
+
+/// The filters of a route.
+#[derive(Debug)]
+pub(crate) struct FilterChain {
+    filters: Box<[Filter]>,
+    /// Maximum size of a request body; `None`: unlimited.
+    max_body: Option<u64>,
+}
+
+/// One filter. The order of the variants is the order in which they run.
+#[derive(Debug)]
+enum Filter {
+    Addresses(AddressRules),
+    Maintenance(MaintenanceConfig),
+    Cors(CorsConfig),
+    MaxBody(u64),
+    Path(Rewrite),
+    Host(Box<str>),
+    RequestFields(HeaderEdits),
+    ResponseFields(HeaderEdits),
+}
+
+/// A request that has passed the filters.
+#[derive(Debug)]
+pub(crate) struct FilteredRequest {
+    /// The request, as the backend gets it.
+    pub(crate) request: RequestHead,
+    /// What is done with the response.
+    pub(crate) response: Option<Box<ResponseFilters>>,
+    /// Host for the backend, if it is not the client's.
+    pub(crate) host: Option<Box<str>>,
+    /// Maximum size of the body; `None`: unlimited.
+    pub(crate) max_body: Option<u64>,
+}
+
+/// Why a request does not reach a backend.
+#[derive(Debug)]
+pub(crate) enum Interception {
+    /// A filter has answered it.
+    Answered(LocalReply),
+    /// A filter has refused it.
+    Refused(ProxyError),
+}
+
+/// What is done with a response.
+#[derive(Debug, Default)]
+pub(crate) struct ResponseFilters {
+    edits: Option<RenderedEdits>,
+    cors: Option<CorsGrant>,
+}
+
+impl FilteredRequest {
+    /// Creates the result of no filter.
+    pub(crate) fn unchanged(request: RequestHead) -> Self {
+        Self { request, response: None, host: None, max_body: None }
+    }
+}
+
+impl FilterChain {
+    /// Creates the filters that a configuration asks for; `None` if it asks for none.
+    pub(crate) fn new(config: &FilterConfig) -> Option<Self> {
+        let FilterConfig {
+            rewrite: RewriteConfig { path, host },
+            addresses,
+            cors,
+            request_headers,
+            response_headers,
+            max_body,
+            maintenance,
+        } = config;
+        let some = |edits: &HeaderEdits| (!edits.is_empty()).then(|| edits.clone());
+        let limits_addresses = !(addresses.allow.is_empty() && addresses.deny.is_empty());
+        let filters: Vec<Filter> = [
+            limits_addresses.then(|| Filter::Addresses(addresses.clone())),
+            maintenance.clone().map(Filter::Maintenance),
+            cors.clone().map(Filter::Cors),
+            max_body.map(Filter::MaxBody),
+            path.as_ref().and_then(Rewrite::new).map(Filter::Path),
+            host.as_deref().map(|host| Filter::Host(host.into())),
+            some(request_headers).map(Filter::RequestFields),
+            some(response_headers).map(Filter::ResponseFields),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        let max_body = *max_body;
+        (!filters.is_empty()).then(|| Self { filters: filters.into(), max_body })
+    }
+
+    /// Whether the page that sent a request may not read its response.
+    pub(crate) fn denies_origin(&self, request: &RequestHead) -> bool {
+        self.filters.iter().any(|filter| match filter {
+            Filter::Cors(config) => !CorsGrant::of(config, request).is_granted(),
+            _ => false,
+        })
+    }
+
+    /// Runs the filters on a request.
+    ///
+    /// # Errors
+    /// A filter has answered or refused it.
+    pub(crate) fn request(
+        &self,
+        request: RequestHead,
+        facts: &FilterFacts<'_>,
+    ) -> Result<FilteredRequest, Box<Interception>> {
+        let unchanged = FilteredRequest::unchanged(request);
+        let passed = FilteredRequest { max_body: self.max_body, ..unchanged };
+        let mut filters = self.filters.iter();
+        filters.try_fold(passed, |passed, filter| filter.request(passed, facts))
+    }
+}
+
+impl Filter {
+    fn request(
+        &self,
+        mut passed: FilteredRequest,
+        facts: &FilterFacts<'_>,
+    ) -> Result<FilteredRequest, Box<Interception>> {
+        match self {
+            Self::Addresses(rules) if !addresses::may_use(rules, facts.client) => {
+                let kind = FailureKind::Forbidden;
+                return Err(refused(ProxyError::new(Side::Proxy, Phase::Select, kind)));
+            }
+            Self::Addresses(_) => {}
+            Self::Maintenance(closed) if !addresses::contains(&closed.except, facts.client) => {
+                let error = ProxyError::new(Side::Proxy, Phase::Select, FailureKind::Maintenance);
+                return Err(refused(error.with_retry_after(closed.retry_after)));
+            }
+            Self::Maintenance(_) => {}
+            Self::Cors(config) => {
+                if let Some(answer) = cors::preflight(config, &passed.request) {
+                    return Err(Box::new(Interception::Answered(answer)));
+                }
+                passed.response.get_or_insert_default().cors =
+                    Some(CorsGrant::of(config, &passed.request));
+            }
+            Self::MaxBody(most) => {
+                if let BodyLength::Exactly(length) = passed.request.length()
+                    && length > *most
+                {
+                    let (side, kind) = (Side::Client, FailureKind::BodyTooLarge);
+                    let error = ProxyError::new(side, Phase::RequestBody, kind);
+                    return Err(refused(error));
+                }
+            }
+            Self::Path(rewrite) => {
+                let request = rewrite.apply(passed.request).map_err(|fault| {
+                    let error = ProxyError::bad_request("The path cannot be rewritten.");
+                    refused(error.with_source(fault.sentence()))
+                })?;
+                passed = FilteredRequest { request, ..passed };
+            }
+            Self::Host(host) => passed.host = Some(host.clone()),
+            Self::RequestFields(edits) => fields::edit(edits, &mut passed.request.head, facts),
+            Self::ResponseFields(edits) => {
+                let edits = RenderedEdits::of(edits, facts);
+                passed.response.get_or_insert_default().edits = Some(edits);
+            }
+        }
+        Ok(passed)
+    }
+}
+
+fn refused(error: ProxyError) -> Box<Interception> {
+    Box::new(Interception::Refused(error))
+}
+
+impl ResponseFilters {
+    /// Changes the head of a response. Edits come first, so that they cannot forge a grant.
+    pub(crate) fn apply(&self, head: &mut ResponseHead) {
+        if let Some(edits) = &self.edits {
+            edits.apply(&mut head.head);
+        }
+        if let Some(grant) = &self.cors {
+            grant.apply(&mut head.head);
+        }
+    }
+}

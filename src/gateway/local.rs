@@ -1,0 +1,113 @@
+//! Responses without a backend: redirects and fixed responses of a route.
+
+use bytes::Bytes;
+use http::StatusCode;
+use moorline_http::{FieldId, Head, ResponseHead};
+
+use super::variables::{FilterFacts, render};
+use crate::{
+    config::{RedirectConfig, RespondConfig},
+    error::{FailureKind, Phase, ProxyError, Side},
+};
+
+/// A response that is made here.
+#[derive(Debug)]
+pub(crate) struct LocalReply {
+    pub(crate) head: ResponseHead,
+    pub(crate) body: Bytes,
+}
+
+impl LocalReply {
+    /// Creates a response without fields and body.
+    pub(super) fn new(status: StatusCode) -> Self {
+        Self { head: ResponseHead::new(status), body: Bytes::new() }
+    }
+
+    pub(super) fn fields(&mut self) -> &mut Head {
+        &mut self.head.head
+    }
+}
+
+/// What a route answers instead of a pool.
+#[derive(Debug)]
+pub(crate) enum LocalAnswer {
+    /// A redirect.
+    Redirect(RedirectConfig),
+    /// A fixed response.
+    Respond(RespondConfig),
+}
+
+impl LocalAnswer {
+    /// Answers a request.
+    ///
+    /// # Errors
+    /// Clients of Engine.IO and WebSockets follow no redirect: they get the error of a missing route, which says so in the
+    /// log.
+    pub(crate) fn reply(&self, facts: &FilterFacts<'_>) -> Result<LocalReply, ProxyError> {
+        match self {
+            Self::Redirect(_) if facts.upgrade || facts.is_engine => {
+                let error = ProxyError::new(Side::Client, Phase::Select, FailureKind::NoRoute);
+                Err(error.with_source(
+                    "the route redirects, which clients of Engine.IO and WebSockets do not follow",
+                ))
+            }
+            Self::Redirect(redirect) => {
+                let mut reply = LocalReply::new(status(redirect.status));
+                reply.fields().set(FieldId::Location, render(&redirect.to, facts));
+                Ok(reply)
+            }
+            Self::Respond(respond) => {
+                let mut reply = LocalReply::new(status(respond.status));
+                reply.body = render(&respond.body, facts).into();
+                if !reply.body.is_empty() {
+                    reply.fields().set(FieldId::ContentType, &*respond.content_type);
+                }
+                Ok(reply)
+            }
+        }
+    }
+}
+
+fn status(code: u16) -> StatusCode {
+    // The configuration allows valid codes only.
+    StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{config::Template, gateway::variables::tests::facts};
+
+    #[test]
+    fn a_redirect_has_its_location_and_no_socket_gets_one() {
+        let to = Template::parse("https://www.example.com{path}{query}").unwrap();
+        let answer = LocalAnswer::Redirect(RedirectConfig { to, status: 302 });
+        let reply = answer.reply(&facts()).unwrap();
+        assert_eq!(reply.head.status, StatusCode::FOUND);
+        let location = reply.head.head.get(FieldId::Location);
+        assert_eq!(location, Some(&b"https://www.example.com/app/x?y=1"[..]));
+        for facts in
+            [FilterFacts { upgrade: true, ..facts() }, FilterFacts { is_engine: true, ..facts() }]
+        {
+            assert_eq!(answer.reply(&facts).unwrap_err().kind, FailureKind::NoRoute);
+        }
+    }
+
+    #[test]
+    fn a_fixed_response_has_its_body_and_type() {
+        let respond = |body: &str, content_type: &str| {
+            let body = Template::parse(body).unwrap();
+            let content_type = content_type.to_owned();
+            LocalAnswer::Respond(RespondConfig { status: 200, body, content_type })
+                .reply(&facts())
+                .unwrap()
+        };
+        let plain = respond("hello {client_ip}", "text/plain");
+        assert_eq!(plain.body, "hello 192.0.2.7");
+        let content_type =
+            |reply: &LocalReply| reply.head.head.text(FieldId::ContentType).map(str::to_owned);
+        assert_eq!(content_type(&plain).unwrap(), "text/plain");
+        assert_eq!(content_type(&respond("{{}}", "application/json")).unwrap(), "application/json");
+        assert_eq!(content_type(&respond("", "application/json")), None);
+    }
+}

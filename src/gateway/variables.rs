@@ -1,0 +1,135 @@
+//! The facts about a request, and the texts that are made from them.
+
+use std::{fmt::Write as _, net::IpAddr};
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::{
+    config::{Template, TemplatePiece, Variable},
+    net::tls::TlsInfo,
+};
+
+/// What the filters know about a request, as the client sent it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FilterFacts<'a> {
+    /// Address of the client, taken from forwarding fields behind trusted proxies.
+    pub(crate) client: IpAddr,
+    /// Whether the client uses TLS.
+    pub(crate) secure: bool,
+    /// TLS properties of the connection.
+    pub(crate) tls_info: Option<&'a TlsInfo>,
+    /// Requested host, with its port as sent.
+    pub(crate) host: &'a str,
+    /// Id of the request.
+    pub(crate) id: &'a str,
+    /// Request method.
+    pub(crate) method: &'a str,
+    /// Path as sent.
+    pub(crate) path: &'a str,
+    /// Query, without its `?`.
+    pub(crate) query: Option<&'a str>,
+    /// Session id of an Engine.IO request.
+    pub(crate) sid: Option<&'a str>,
+    /// Whether it is a request of Engine.IO.
+    pub(crate) is_engine: bool,
+    /// Whether it is a WebSocket handshake.
+    pub(crate) upgrade: bool,
+}
+
+/// Writes a text with the values of its variables.
+pub(super) fn render(template: &Template, facts: &FilterFacts<'_>) -> String {
+    let mut text = String::new();
+    for piece in template.pieces() {
+        match piece {
+            TemplatePiece::Text(plain) => text.push_str(plain),
+            TemplatePiece::Variable(variable) => value(*variable, facts, &mut text),
+        }
+    }
+    text
+}
+
+fn value(variable: Variable, facts: &FilterFacts<'_>, out: &mut String) {
+    let certificate = || facts.tls_info.and_then(|tls| tls.client.as_ref());
+    match variable {
+        // Writing to a string cannot fail.
+        Variable::ClientIp => _ = write!(out, "{}", facts.client.to_canonical()),
+        Variable::Host => out.push_str(without_port(facts.host)),
+        Variable::Method => out.push_str(facts.method),
+        Variable::Path => out.push_str(facts.path),
+        Variable::Query => {
+            if let Some(query) = facts.query {
+                out.push('?');
+                out.push_str(query);
+            }
+        }
+        Variable::Scheme => out.push_str(if facts.secure { "https" } else { "http" }),
+        Variable::RequestId => out.push_str(facts.id),
+        Variable::TlsVersion => {
+            let version = facts.tls_info.and_then(|tls| tls.version);
+            out.push_str(version.map_or("", |(version, _)| version));
+        }
+        Variable::TlsServerName => {
+            out.push_str(facts.tls_info.and_then(|tls| tls.sni.as_deref()).unwrap_or_default());
+        }
+        Variable::CertificateSubject => {
+            out.push_str(certificate().map_or("", |certificate| &certificate.subject));
+        }
+        Variable::CertificateFingerprint => {
+            out.push_str(certificate().map_or("", |certificate| &certificate.fingerprint));
+        }
+        Variable::SidHash => {
+            if let Some(sid) = facts.sid {
+                _ = write!(out, "{:016x}", xxh3_64(sid.as_bytes()));
+            }
+        }
+    }
+}
+
+/// A host without its port.
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        // An IPv6 address has its own colons, within brackets.
+        Some((name, port)) if !port.ends_with(']') => name,
+        _ => host,
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A request for `/app/x?y=1`.
+    pub(in crate::gateway) fn facts() -> FilterFacts<'static> {
+        FilterFacts {
+            client: "::ffff:192.0.2.7".parse().unwrap(),
+            secure: true,
+            tls_info: None,
+            host: "chat.example.com:8443",
+            id: "r-1",
+            method: "GET",
+            path: "/app/x",
+            query: Some("y=1"),
+            sid: None,
+            is_engine: false,
+            upgrade: false,
+        }
+    }
+
+    #[test]
+    fn every_variable_has_its_value() {
+        let text = "{client_ip} {host} {method} {path} {query} {scheme} {request_id}";
+        let template = Template::parse(text).unwrap();
+        let expected = "192.0.2.7 chat.example.com GET /app/x ?y=1 https r-1";
+        assert_eq!(render(&template, &facts()), expected);
+        let absent = "{tls_version}{tls_server_name}{certificate_subject}{certificate_fingerprint}{sid_hash}";
+        assert_eq!(render(&Template::parse(absent).unwrap(), &facts()), "");
+    }
+
+    #[test]
+    fn the_hash_of_a_sid_is_not_the_sid() {
+        let template = Template::parse("{sid_hash}").unwrap();
+        let hash = render(&template, &FilterFacts { sid: Some("secret-sid"), ..facts() });
+        assert_eq!(hash.len(), 16);
+        assert!(hash.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    }
+}
