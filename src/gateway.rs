@@ -5,11 +5,11 @@
 //! comparison.
 //!
 //! Filters run in a fixed order, whatever the file says: addresses, maintenance, CORS, size of the body, rewriting, fields. On
-//! the way back: fields, then CORS, so that no edit can forge a grant.
+//! the way back: fields, then CORS, so that no edit can forge a grant, then compression.
 //!
 //! Invariants:
 //!
-//! - A filter sees heads and [`FilterFacts`], never a socket. It answers with a reply or a failure; [`reply`](crate::proxy)
+//! - A filter sees heads, pieces of bodies and [`FilterFacts`], never a socket. It answers with a reply or a failure; [`reply`](crate::proxy)
 //!   makes error replies from failures, as everywhere.
 //! - Facts are those of the client's request. A rewrite changes what the backend gets, never what another filter sees.
 //! - A filter that protects refuses what it cannot decide. A filter that only improves lets it pass.
@@ -18,7 +18,9 @@
 //! This module must not know backends, connections, session tables or the log.
 
 mod addresses;
+mod body;
 mod chain;
+mod compress;
 mod cors;
 mod fields;
 mod local;
@@ -26,6 +28,7 @@ mod rewrite;
 mod variables;
 
 pub(crate) use self::{
+    body::{BodyFilter, BodyStream, ReplyBody},
     chain::{FilterChain, FilteredRequest, Interception, ResponseFilters},
     local::{LocalAnswer, LocalReply},
     variables::FilterFacts,

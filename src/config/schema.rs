@@ -6,6 +6,7 @@
 mod admin;
 mod backend_tls;
 mod backends;
+mod bodies;
 mod filters;
 mod health;
 mod json;
@@ -23,8 +24,8 @@ mod traffic;
 use strsim::damerau_levenshtein;
 
 pub(super) use self::{
-    admin::*, backend_tls::*, backends::*, filters::*, health::*, listener::*, networks::*,
-    pool::*, process::*, route::*, state::*, sticky::*, tls::*, traffic::*,
+    admin::*, backend_tls::*, backends::*, bodies::*, filters::*, health::*, listener::*,
+    networks::*, pool::*, process::*, route::*, state::*, sticky::*, tls::*, traffic::*,
 };
 pub use self::{json::json_schema, page::reference_page};
 use super::fault::quoted;
@@ -151,7 +152,7 @@ pub(crate) fn documented_default(section: &str, key: &str) -> String {
 }
 
 /// Every kind of table, in the order of the reference page.
-pub static SECTIONS: [&Section; 45] = [
+pub static SECTIONS: &[&Section] = &[
     &TOP,
     &NETWORKS,
     &LISTENER,
@@ -171,6 +172,7 @@ pub static SECTIONS: [&Section; 45] = [
     &HEADER_EDITS,
     &CORS,
     &MAINTENANCE,
+    &COMPRESS,
     &POOL,
     &BACKEND,
     &BACKEND_SOURCE,

@@ -1,6 +1,7 @@
 //! Types of a checked configuration, by topic.
 
 mod admin;
+mod bodies;
 mod discovery;
 mod gateway;
 mod health;
@@ -14,6 +15,7 @@ mod tls;
 
 pub use self::{
     admin::{Admin, AdminRemote, AdminSocket},
+    bodies::{CompressConfig, ContentCoding},
     discovery::{BackendSource, Dns, HttpSource},
     gateway::{
         AddressRules, CorsConfig, FilterConfig, HeaderEdits, MaintenanceConfig, OriginPattern,

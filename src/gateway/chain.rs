@@ -4,6 +4,8 @@ use moorline_http::{BodyLength, RequestHead, ResponseHead};
 
 use super::{
     addresses,
+    body::{BodyFilter, ReplyBody},
+    compress::{self, Compression},
     cors::{self, CorsGrant},
     fields::{self, RenderedEdits},
     local::LocalReply,
@@ -12,7 +14,8 @@ use super::{
 };
 use crate::{
     config::{
-        AddressRules, CorsConfig, FilterConfig, HeaderEdits, MaintenanceConfig, RewriteConfig,
+        AddressRules, CompressConfig, CorsConfig, FilterConfig, HeaderEdits, MaintenanceConfig,
+        RewriteConfig,
     },
     error::{FailureKind, Phase, ProxyError, Side},
 };
@@ -36,6 +39,7 @@ enum Filter {
     Host(Box<str>),
     RequestFields(HeaderEdits),
     ResponseFields(HeaderEdits),
+    Compress(CompressConfig),
 }
 
 /// A request that has passed the filters.
@@ -65,6 +69,7 @@ pub(crate) enum Interception {
 pub(crate) struct ResponseFilters {
     edits: Option<RenderedEdits>,
     cors: Option<CorsGrant>,
+    compression: Option<Compression>,
 }
 
 impl FilteredRequest {
@@ -85,6 +90,7 @@ impl FilterChain {
             response_headers,
             max_body,
             maintenance,
+            compress,
         } = config;
         let some = |edits: &HeaderEdits| (!edits.is_empty()).then(|| edits.clone());
         let limits_addresses = !(addresses.allow.is_empty() && addresses.deny.is_empty());
@@ -97,6 +103,7 @@ impl FilterChain {
             host.as_deref().map(|host| Filter::Host(host.into())),
             some(request_headers).map(Filter::RequestFields),
             some(response_headers).map(Filter::ResponseFields),
+            compress.clone().map(Filter::Compress),
         ]
         .into_iter()
         .flatten()
@@ -175,6 +182,12 @@ impl Filter {
                 let edits = RenderedEdits::of(edits, facts);
                 passed.response.get_or_insert_default().edits = Some(edits);
             }
+            // Bodies of Engine.IO and of upgraded connections are never changed.
+            Self::Compress(_) if facts.is_engine || facts.upgrade => {}
+            Self::Compress(config) => {
+                let compression = Compression::of(config, &passed.request);
+                passed.response.get_or_insert_default().compression = Some(compression);
+            }
         }
         Ok(passed)
     }
@@ -192,6 +205,24 @@ impl ResponseFilters {
         }
         if let Some(grant) = &self.cors {
             grant.apply(&mut head.head);
+        }
+    }
+    /// Returns the filter for the body of a response, and changes its head accordingly; `None`: the body stays as it is.
+    /// Comes after [`apply`](Self::apply).
+    pub(crate) fn body(&self, head: &mut ResponseHead) -> Option<BodyFilter> {
+        let length = head.length();
+        self.compression.as_ref()?.apply(head, length)
+    }
+
+    /// Changes a response that is made here.
+    pub(crate) fn apply_local(&self, reply: &mut LocalReply) {
+        self.apply(&mut reply.head);
+        let ReplyBody::Bytes(body) = &mut reply.body else { return };
+        let length = BodyLength::Exactly(body.len() as u64);
+        let filter = self.compression.as_ref().and_then(|c| c.apply(&mut reply.head, length));
+        // Encoding into memory cannot fail.
+        if let Ok(encoded) = compress::whole(filter, body.clone()) {
+            *body = encoded;
         }
     }
 }

@@ -4,7 +4,10 @@ use bytes::Bytes;
 use http::StatusCode;
 use moorline_http::{FieldId, Head, ResponseHead};
 
-use super::variables::{FilterFacts, render};
+use super::{
+    body::ReplyBody,
+    variables::{FilterFacts, render},
+};
 use crate::{
     config::{RedirectConfig, RespondConfig},
     error::{FailureKind, Phase, ProxyError, Side},
@@ -14,13 +17,13 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct LocalReply {
     pub(crate) head: ResponseHead,
-    pub(crate) body: Bytes,
+    pub(crate) body: ReplyBody,
 }
 
 impl LocalReply {
     /// Creates a response without fields and body.
     pub(super) fn new(status: StatusCode) -> Self {
-        Self { head: ResponseHead::new(status), body: Bytes::new() }
+        Self { head: ResponseHead::new(status), body: ReplyBody::Bytes(Bytes::new()) }
     }
 
     pub(super) fn fields(&mut self) -> &mut Head {
@@ -58,10 +61,11 @@ impl LocalAnswer {
             }
             Self::Respond(respond) => {
                 let mut reply = LocalReply::new(status(respond.status));
-                reply.body = render(&respond.body, facts).into();
-                if !reply.body.is_empty() {
+                let body = Bytes::from(render(&respond.body, facts));
+                if !body.is_empty() {
                     reply.fields().set(FieldId::ContentType, &*respond.content_type);
                 }
+                reply.body = ReplyBody::Bytes(body);
                 Ok(reply)
             }
         }
@@ -103,7 +107,8 @@ mod tests {
                 .unwrap()
         };
         let plain = respond("hello {client_ip}", "text/plain");
-        assert_eq!(plain.body, "hello 192.0.2.7");
+        let ReplyBody::Bytes(body) = &plain.body else { panic!("{plain:?}") };
+        assert_eq!(body, "hello 192.0.2.7");
         let content_type =
             |reply: &LocalReply| reply.head.head.text(FieldId::ContentType).map(str::to_owned);
         assert_eq!(content_type(&plain).unwrap(), "text/plain");

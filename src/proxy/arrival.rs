@@ -308,7 +308,7 @@ impl<'a> OpenedRequest<'a> {
         Err(match answer {
             Ok(mut answer) => {
                 if let Some(filters) = &passed.response {
-                    filters.apply(&mut answer.head);
+                    filters.apply_local(&mut answer);
                 }
                 self.answered(answer, unread)
             }

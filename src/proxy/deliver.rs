@@ -27,13 +27,40 @@ use crate::{
 };
 
 /// How a response ends.
-enum Ending {
+pub(super) enum Ending {
     /// The client has the whole response.
     Complete,
     /// The client has left.
     ClientLeft,
-    /// The backend has failed within the body.
-    BackendFailed(FailureKind),
+    /// The source of the body has failed within it: the backend, or the proxy itself.
+    SourceFailed(Side, FailureKind),
+}
+
+/// Ends the stream of a response. `complete`: the termination of a whole one. `closes`: the connection closes after it;
+/// `lingers`: the client may still be sending.
+pub(super) fn end(
+    (scope, lease): (StreamScope, Option<Lease>),
+    ending: Ending,
+    complete: Termination,
+    (closes, lingers): (bool, bool),
+) -> Flow {
+    match ending {
+        Ending::Complete => {
+            scope.end(complete);
+            if closes { Flow::Close { lingers } } else { Flow::Next }
+        }
+        Ending::ClientLeft => {
+            scope.client_lost(FailureKind::Incomplete);
+            Flow::Drop
+        }
+        Ending::SourceFailed(side, kind) => {
+            if let (Some(mut lease), Some(metrics)) = (lease, scope.metrics()) {
+                lease.aborted(metrics);
+            }
+            scope.end(Termination::Failed(side, Phase::ResponseBody, kind));
+            Flow::Reset
+        }
+    }
 }
 
 /// How the body of a response reaches a client of this version: its length there, its form, and whether its end
@@ -120,26 +147,10 @@ impl Delivery {
     }
 
     fn end(&mut self, ending: Ending, outgoing: &Outgoing) -> Flow {
-        let (mut scope, mut lease) = (self.scope.take(), self.lease.take());
+        let (mut scope, lease) = (self.scope.take(), self.lease.take());
         scope.received(outgoing.bytes());
-        match ending {
-            Ending::Complete => {
-                scope.end(Termination::Complete);
-                let lingers = !outgoing.has_read_all();
-                if self.closes { Flow::Close { lingers } } else { Flow::Next }
-            }
-            Ending::ClientLeft => {
-                scope.client_lost(FailureKind::Incomplete);
-                Flow::Drop
-            }
-            Ending::BackendFailed(kind) => {
-                if let (Some(lease), Some(metrics)) = (&mut lease, scope.metrics()) {
-                    lease.aborted(metrics);
-                }
-                scope.end(Termination::Failed(Side::Backend, Phase::ResponseBody, kind));
-                Flow::Reset
-            }
-        }
+        let lingers = !outgoing.has_read_all();
+        end((scope, lease), ending, Termination::Complete, (self.closes, lingers))
     }
 
     fn poll_ending(
@@ -166,13 +177,14 @@ impl Delivery {
             Poll::Ready(Ok(())) => return Poll::Ready(Ending::Complete),
             Poll::Ready(Err(RelayError::Write(_))) => return Poll::Ready(Ending::ClientLeft),
             Poll::Ready(Err(RelayError::Fault(BodyFault::Incomplete))) => {
-                return Poll::Ready(Ending::BackendFailed(FailureKind::Incomplete));
+                return Poll::Ready(Ending::SourceFailed(Side::Backend, FailureKind::Incomplete));
             }
             Poll::Ready(Err(RelayError::Fault(_))) => {
-                return Poll::Ready(Ending::BackendFailed(FailureKind::Malformed));
+                return Poll::Ready(Ending::SourceFailed(Side::Backend, FailureKind::Malformed));
             }
             Poll::Ready(Err(RelayError::Read(error))) => {
-                return Poll::Ready(Ending::BackendFailed(read_error(error).kind));
+                let kind = read_error(error).kind;
+                return Poll::Ready(Ending::SourceFailed(Side::Backend, kind));
             }
             Poll::Pending => {}
         }
@@ -208,7 +220,7 @@ impl Delivery {
         let Some(pause) = self.pause.filter(|_| waits_for_backend) else {
             return Poll::Pending;
         };
-        let timed_out = Ending::BackendFailed(FailureKind::TimedOut);
+        let timed_out = Ending::SourceFailed(Side::Backend, FailureKind::TimedOut);
         client.timer.poll_until(cx, self.moved.0 + pause).map(|()| timed_out)
     }
 }

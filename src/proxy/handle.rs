@@ -21,6 +21,7 @@ use super::{
     inspect::inspect,
     reply::{self, OwnReply},
     session_detect::{self, OpenDetection},
+    streamed::StreamedDelivery,
     tunnel_start, websocket,
 };
 use crate::{
@@ -59,6 +60,8 @@ pub(super) fn handle<'a>(
 enum Step {
     /// Read the beginning of a handshake's response, which may open a session.
     Detect(Box<AttemptOutcome>, OpenDetection),
+    /// Deliver a response whose body is changed.
+    Stream(Box<StreamedDelivery>),
     /// Start the tunnel.
     Tunnel(Box<AttemptOutcome>),
     /// Answer with a reply of the proxy.
@@ -135,6 +138,10 @@ impl<'p> Arrival<'p> {
                         Err(step) => step,
                     }
                 }
+                Step::Stream(mut delivery) => {
+                    let outgoing = &mut self.outgoing;
+                    return poll_fn(|cx| delivery.poll(cx, client, Some(outgoing))).await;
+                }
                 Step::Tunnel(reached) => {
                     return tunnel_start::tunnel(&mut self.state, client, *reached).await;
                 }
@@ -190,7 +197,14 @@ impl<'p> Arrival<'p> {
             false => Some(timeouts.body_idle),
         };
         let keeps = state.keeps && state.info.keeps_connections();
+        let filter = state.response.as_ref().and_then(|filters| filters.body(head));
         let scope = state.scope.take();
+        if let Some(filter) = filter {
+            let answer = (reached.answer, filter);
+            let delivery =
+                StreamedDelivery::of_backend(client, outgoing, scope, answer, (keeps, pause));
+            return Err(Step::Stream(Box::new(delivery)));
+        }
         let begun = Delivery::begin(client, outgoing, scope, reached.answer, (keeps, pause));
         begun.map_err(|failed| {
             let (scope, error) = *failed;

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     config::{ErrorPages, Redirect},
     error::{FailureKind, Phase, ProxyError, Side},
-    gateway::LocalReply,
+    gateway::{LocalReply, ReplyBody},
     sticky::engine_io::UNKNOWN_SID,
     stream_log::StreamScope,
 };
@@ -257,6 +257,11 @@ pub(super) fn redirect(to: Redirect, host: &str, path: &str) -> OwnReply {
 /// Creates the reply that a route gives without a backend.
 pub(super) fn local(answer: LocalReply, id: &str) -> OwnReply {
     let LocalReply { head, body } = answer;
+    let body = match body {
+        ReplyBody::Bytes(body) => body,
+        // Streams are delivered piece by piece, not here.
+        ReplyBody::Stream(_) => Bytes::new(),
+    };
     let mut reply = OwnReply { head, body, closes: false };
     reply.fields().set(FieldId::XRequestId, id);
     reply.sized()

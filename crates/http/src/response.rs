@@ -137,6 +137,20 @@ impl ResponseHead {
         self.length
     }
 
+    /// Sets another status, with its usual phrase. The length of the body stays.
+    pub fn set_status(&mut self, status: StatusCode) {
+        (self.status, self.reason) = (status, None);
+    }
+
+    /// Announces a body of another length: it has been replaced.
+    pub fn set_length(&mut self, length: u64) {
+        self.length = BodyLength::Exactly(length);
+        self.head.remove(FieldId::ContentLength);
+        if length == 0 {
+            self.head.set(FieldId::ContentLength, "0");
+        }
+    }
+
     /// Whether the connection cannot be used for another request.
     pub fn closes(&self) -> bool {
         self.closes

@@ -1,5 +1,7 @@
 //! The filters of a route as JSON.
 
+mod bodies;
+
 use serde_json::{Map, Value, json};
 
 use crate::config::{
@@ -17,6 +19,7 @@ pub(super) fn json(filters: &FilterConfig) -> Value {
         response_headers,
         max_body,
         maintenance,
+        compress,
     } = filters;
     let some = |edits: &HeaderEdits| (!edits.is_empty()).then(|| header_edits(edits));
     let networks = |networks: &[ipnet::IpNet]| (!networks.is_empty()).then(|| json!(networks));
@@ -30,6 +33,7 @@ pub(super) fn json(filters: &FilterConfig) -> Value {
         ("response_headers", some(response_headers)),
         ("max_body", max_body.map(|most| json!(most))),
         ("maintenance", maintenance.as_ref().map(closed)),
+        ("compress", compress.as_ref().map(bodies::compress)),
     ];
     let shown = shown.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
     Value::Object(shown.collect())

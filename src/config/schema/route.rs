@@ -1,7 +1,7 @@
 //! Keys of routes.
 
 use super::{
-    CORS,
+    COMPRESS, CORS,
     DefaultValue::{Value, Words},
     ERROR_PAGES, HEADERS, MAINTENANCE, NETWORKS, REDIRECT, RESPOND, REWRITE, SchemaKey, Section,
     ValueKind::{Array, Boolean, OneOf, Size, Table, Text},
@@ -122,6 +122,13 @@ pub(in crate::config) static ROUTE: Section = Section {
             default: Words("Left to the backend"),
             example: r#"{ origins = ["https://app.example.com"] }"#,
             about: "Pages of other origins that may read responses.",
+        },
+        SchemaKey {
+            name: "compress",
+            kind: OneOf(&[Boolean, Table(&COMPRESS)]),
+            default: Value("false"),
+            example: r#"{ encodings = ["gzip"], level = 6 }"#,
+            about: "Compresses responses for clients that accept it.",
         },
     ],
     notes: "\

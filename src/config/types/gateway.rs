@@ -2,6 +2,7 @@
 
 use ipnet::IpNet;
 
+use super::CompressConfig;
 use crate::config::Template;
 
 /// What a route does with its requests and responses besides relaying them; by default, nothing.
@@ -21,6 +22,8 @@ pub struct FilterConfig {
     pub max_body: Option<u64>,
     /// Requests are answered without a backend, until this is removed.
     pub maintenance: Option<MaintenanceConfig>,
+    /// Compression of responses; `None`: none.
+    pub compress: Option<CompressConfig>,
 }
 
 /// Changes of path and host.
