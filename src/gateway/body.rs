@@ -1,7 +1,7 @@
 //! Bodies that are made here, or changed on their way to a client.
 //!
 //! A [`BodyStream`] yields the body of a response that no backend gives. A [`BodyFilter`] changes a body piece by piece;
-//! whoever delivers the body owns the framing, the sockets and the deadlines, and calls the filter with decoded data. A
+//! the delivery owns the framing, the sockets and the deadlines, and calls the filter with decoded data. A
 //! filter never waits and does no I/O.
 //!
 //! Invariants:

@@ -116,7 +116,7 @@ fn decoded(coding: ContentCoding, bytes: &[u8]) -> Vec<u8> {
         ContentCoding::Brotli => Box::new(brotli::Decompressor::new(bytes, 4096)),
         ContentCoding::Zstd => Box::new(zstd::stream::read::Decoder::new(bytes).unwrap()),
     };
-    // A flushed body has no end: what is there must come out nevertheless.
+    // A flushed body has no end: the decoder must return all data before it.
     while let Ok(read @ 1..) = reader.read(&mut out[length..]) {
         length += read;
     }

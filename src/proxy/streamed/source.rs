@@ -1,4 +1,4 @@
-//! Where the body of a streamed response comes from: a backend's connection, or a stream of the proxy.
+//! The source of a streamed response's body: a backend's connection, or a stream of the proxy.
 
 use std::{
     io,
@@ -54,7 +54,7 @@ impl BodySource {
         }
     }
 
-    /// Who is at fault if the source fails.
+    /// The side that has failed if the source fails.
     pub(super) fn side(&self) -> Side {
         match self {
             Self::Backend(_) => Side::Backend,
