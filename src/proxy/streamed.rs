@@ -41,7 +41,7 @@ use crate::{
 
 mod source;
 
-use source::{BodySource, Piece};
+use source::{StreamSource, Piece};
 
 /// Bytes of a body that are taken in one go, before other tasks of the thread get their turn: filters need time.
 const TURN: usize = 256 * 1024;
@@ -52,7 +52,7 @@ const DIGESTS: [&[u8]; 4] = [b"content-digest", b"content-md5", b"digest", b"rep
 /// A response on its way, with a body that is made or changed here.
 pub(super) struct StreamedDelivery {
     scope: StreamScope,
-    source: BodySource,
+    source: StreamSource,
     filter: Option<BodyFilter>,
     /// How the body is framed for the client.
     length: BodyLength,
@@ -91,7 +91,7 @@ impl StreamedDelivery {
             upload.open_gate();
         }
         let BackendResponse { head, input, lease, at, .. } = response;
-        let source = BodySource::backend(head.length(), input, lease);
+        let source = StreamSource::backend(head.length(), input, lease);
         Self::begin(client, scope, &head, (source, Some(filter)), (closes, pause, at))
     }
 
@@ -104,7 +104,7 @@ impl StreamedDelivery {
         request: Answered,
     ) -> Self {
         let closes = !request.keeps || request.unread || client.has_ended();
-        let source = BodySource::Stream(Box::new(stream));
+        let source = StreamSource::Stream(Box::new(stream));
         let begun =
             Self::begin(client, scope, head, (source, filter), (closes, None, Instant::now()));
         Self { unread: request.unread, ..begun }
@@ -114,7 +114,7 @@ impl StreamedDelivery {
         client: &mut ClientSide,
         scope: StreamScope,
         head: &ResponseHead,
-        (source, filter): (BodySource, Option<BodyFilter>),
+        (source, filter): (StreamSource, Option<BodyFilter>),
         (closes, pause, moved): (bool, Option<Duration>, Instant),
     ) -> Self {
         let known = source.length().filter(|_| filter.is_none());

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Source of a body.
-pub(super) enum BodySource {
+pub(super) enum StreamSource {
     /// The connection of a backend.
     Backend(Box<BackendBody>),
     /// A stream of the proxy.
@@ -39,7 +39,7 @@ pub(super) enum Piece {
     End,
 }
 
-impl BodySource {
+impl StreamSource {
     /// The body behind a head. `input`: what was read with the head.
     pub(super) fn backend(length: BodyLength, input: Option<Buffer>, lease: Lease) -> Self {
         let decoder = BodyDecoder::new(length, ChunkedOutput::Decoded);
