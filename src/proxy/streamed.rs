@@ -41,7 +41,7 @@ use crate::{
 
 mod source;
 
-use source::{StreamSource, Piece};
+use source::{Piece, StreamSource};
 
 /// Bytes of a body that are taken in one go, before other tasks of the thread get their turn: filters need time.
 const TURN: usize = 256 * 1024;
