@@ -12,11 +12,13 @@ mod backends;
 mod bytes;
 mod certs;
 pub mod check;
+mod conditions;
 mod content;
 mod defaults;
 mod drain;
 mod environment;
 mod error_pages;
+pub(crate) mod expression;
 mod fault;
 mod file;
 pub(crate) mod filters;
@@ -80,7 +82,7 @@ pub(crate) use self::{
 pub struct Config {
     /// Sockets to accept on, in file order; names are unique.
     pub listeners: Vec<ListenerConfig>,
-    /// Rules from host and path to a pool, in file order; no two have the same host and path.
+    /// Rules from host, path and conditions to a pool, in file order; no two are equal in all of them.
     pub routes: Vec<RouteConfig>,
     /// Groups of interchangeable backends, in file order; names are unique.
     pub pools: Vec<PoolConfig>,

@@ -1,4 +1,4 @@
-//! What a route does with requests and responses besides relaying them.
+//! What a route does with requests and responses besides relaying them, and its conditions beyond host and path.
 //!
 //! A route whose configuration asks for anything of this module has a [`FilterChain`]. It is built with the snapshot and is
 //! immutable; what filters remember between requests lives in the process, not here. Requests of other routes pay one
@@ -21,6 +21,7 @@ mod addresses;
 mod body;
 mod chain;
 mod compress;
+mod conditions;
 mod cors;
 mod fields;
 mod local;
@@ -30,6 +31,7 @@ mod variables;
 pub(crate) use self::{
     body::{BodyFilter, BodyStream, ReplyBody},
     chain::{FilterChain, FilteredRequest, Interception, ResponseFilters},
+    conditions::{Conditions, RouteFacts},
     local::{LocalAnswer, LocalReply},
     variables::FilterFacts,
 };

@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use crate::{
     acme::ManagedCertificate,
     config,
-    gateway::{FilterChain, LocalAnswer},
+    gateway::{Conditions, FilterChain, LocalAnswer},
     net::{
         client_hello::ClientHello,
         per_address::PerAddress,
@@ -56,6 +56,8 @@ pub struct Snapshot {
 pub struct RouteTarget {
     /// Host, path and pool for the access log and metrics.
     pub route_label: Arc<RouteLabel>,
+    /// Conditions beyond host and path; `None`: every request meets them.
+    pub(crate) conditions: Option<Arc<Conditions>>,
     /// What answers the requests.
     pub(crate) action: RouteAction,
     /// Custom pages for errors, including those of the top level; `None`: the built-in page.

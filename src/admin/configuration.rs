@@ -4,9 +4,9 @@
 //! Every struct is destructured completely, so that a new setting cannot be forgotten here. Durations
 //! are in seconds.
 
-mod pools;
-
+mod conditions;
 mod filters;
+mod pools;
 
 use std::time::Duration;
 
@@ -204,7 +204,8 @@ fn host(host: &HostPattern) -> Option<String> {
 }
 
 fn route(route: &RouteConfig) -> Value {
-    let RouteConfig { host: pattern, path, target, listeners, error_pages: pages, filters } = route;
+    let RouteConfig { host: pattern, path, conditions, target, listeners, error_pages: pages, filters } =
+        route;
     let (redirect, respond) = match target {
         RouteTo::Pool(_) => (None, None),
         RouteTo::Redirect(RedirectConfig { to, status }) => {
@@ -218,6 +219,7 @@ fn route(route: &RouteConfig) -> Value {
     json!({
         "host": host(pattern),
         "path": path,
+        "match": conditions::json(conditions),
         "pool": route.pool(),
         "redirect": redirect,
         "respond": respond,

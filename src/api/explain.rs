@@ -17,7 +17,16 @@ pub struct ExplainRequest {
     /// The `Cookie` header.
     #[serde(default)]
     pub cookie: Option<String>,
-    /// Client address, for `source-hash` and for recent sessions.
+    /// Other header fields, each as `Name: value`.
+    #[serde(default)]
+    pub headers: Vec<String>,
+    /// Distinguished name of the client's certificate (RFC 4514).
+    #[serde(default)]
+    pub certificate_subject: Option<String>,
+    /// SHA-256 fingerprint of the client's certificate, in lower-case hex.
+    #[serde(default)]
+    pub certificate_fingerprint: Option<String>,
+    /// Client address, for conditions of routes, for `source-hash` and for recent sessions.
     #[serde(default)]
     pub client: Option<IpAddr>,
     /// The `User-Agent` header.

@@ -31,6 +31,15 @@ pub struct Args {
     /// The `Cookie` header
     #[arg(long)]
     pub cookie: Option<String>,
+    /// Another header field; can be repeated
+    #[arg(long = "header", value_name = "NAME: VALUE")]
+    pub headers: Vec<String>,
+    /// Distinguished name of the client's certificate
+    #[arg(long, value_name = "NAME")]
+    pub certificate_subject: Option<String>,
+    /// SHA-256 fingerprint of the client's certificate
+    #[arg(long, value_name = "HEX")]
+    pub certificate_fingerprint: Option<String>,
     /// The client's address
     #[arg(long, value_name = "IP", value_parser = flags::ip)]
     pub client: Option<IpAddr>,
@@ -55,6 +64,9 @@ impl Args {
             url: self.url,
             method: self.method,
             cookie: self.cookie,
+            headers: self.headers,
+            certificate_subject: self.certificate_subject,
+            certificate_fingerprint: self.certificate_fingerprint,
             client: self.client,
             user_agent: self.user_agent,
             upgrade: self.upgrade,

@@ -3,9 +3,9 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{
-    HostPattern, ListenerConfig, RouteConfig, RouteTo,
+    HostPattern, ListenerConfig, RouteConditions, RouteConfig, RouteTo,
     address::host_pattern,
-    error_pages,
+    conditions, error_pages,
     fault::{InvalidValue, quoted},
     file::{TomlTable, TomlValue},
     filters, path, schema,
@@ -130,14 +130,16 @@ fn route(
     };
     let error_pages = table.value("error_pages").and_then(|value| error_pages::error_pages(&value));
     let filters = filters::filters(&table);
+    let conditions = conditions::conditions(&table);
     let path = path?;
     for host in &hosts {
-        seen.add(value, (host, &path), &listeners);
+        seen.add(value, (host, &path), (&listeners, &conditions));
     }
     let target = target?;
     let route = |host| RouteConfig {
         host,
         path: path.clone(),
+        conditions: conditions.clone(),
         target: target.clone(),
         listeners: listeners.clone(),
         error_pages: error_pages.clone(),
@@ -173,12 +175,12 @@ fn target(
     }
 }
 
-/// The routes so far: hosts and normal paths, each with the listeners and the offsets of its routes.
+/// The routes so far: hosts and normal paths, each with the listeners, the conditions and the offsets of its routes.
 #[derive(Default)]
 struct SeenRoutes(HashMap<(HostPattern, String), Vec<SeenRoute>>);
 
-/// Listeners and offset of a route.
-type SeenRoute = (Vec<String>, usize);
+/// Listeners, conditions and offset of a route.
+type SeenRoute = (Vec<String>, RouteConditions, usize);
 
 impl SeenRoutes {
     /// Adds a route. A route for the same requests is a fault.
@@ -186,7 +188,7 @@ impl SeenRoutes {
         &mut self,
         value: &TomlValue<'_>,
         (host, path): (&HostPattern, &str),
-        listeners: &[String],
+        (listeners, conditions): (&[String], &RouteConditions),
     ) {
         // A prefix covers the same paths with and without a trailing slash.
         let rule = (host.clone(), path::normal(path).trim_end_matches('/').to_owned());
@@ -195,12 +197,16 @@ impl SeenRoutes {
         let meets = |other: &[String]| {
             listeners.is_empty() || other.is_empty() || listeners.iter().any(|l| other.contains(l))
         };
-        if let Some((_, first)) = others.iter().find(|(other, _)| meets(other)) {
-            let wrong = InvalidValue::new("another route already has this host and path");
+        let same = |(other, its, _): &&SeenRoute| its == conditions && meets(other);
+        if let Some((_, _, first)) = others.iter().find(same) {
+            let wrong = InvalidValue::new(match conditions.is_empty() {
+                true => "another route already has this host and path",
+                false => "another route already has this host, this path and this `match`",
+            });
             let first = value.file.place(*first, at);
             value.fault(wrong.help(format!("remove one of the two; the first is {first}")));
         }
-        others.push((listeners.to_vec(), at));
+        others.push((listeners.to_vec(), conditions.clone(), at));
     }
 }
 

@@ -7,6 +7,7 @@ mod admin;
 mod backend_tls;
 mod backends;
 mod bodies;
+mod conditions;
 mod filters;
 mod health;
 mod json;
@@ -24,8 +25,8 @@ mod traffic;
 use strsim::damerau_levenshtein;
 
 pub(super) use self::{
-    admin::*, backend_tls::*, backends::*, bodies::*, filters::*, health::*, listener::*,
-    networks::*, pool::*, process::*, route::*, state::*, sticky::*, tls::*, traffic::*,
+    admin::*, backend_tls::*, backends::*, bodies::*, conditions::*, filters::*, health::*,
+    listener::*, networks::*, pool::*, process::*, route::*, state::*, sticky::*, tls::*, traffic::*,
 };
 pub use self::{json::json_schema, page::reference_page};
 use super::fault::quoted;
@@ -163,6 +164,9 @@ pub static SECTIONS: &[&Section] = &[
     &TLS,
     &CLIENT_AUTH,
     &ROUTE,
+    &MATCH,
+    &MATCH_TEXT,
+    &MATCH_CERTIFICATE,
     &REDIRECT,
     &RESPOND,
     &REWRITE,

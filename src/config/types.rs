@@ -2,6 +2,7 @@
 
 mod admin;
 mod bodies;
+mod conditions;
 mod discovery;
 mod gateway;
 mod health;
@@ -16,6 +17,7 @@ mod tls;
 pub use self::{
     admin::{Admin, AdminRemote, AdminSocket},
     bodies::{CompressConfig, ContentCoding},
+    conditions::{CertificateCondition, RouteConditions, TextCondition},
     discovery::{BackendSource, Dns, HttpSource},
     gateway::{
         AddressRules, CorsConfig, FilterConfig, HeaderEdits, MaintenanceConfig, OriginPattern,

@@ -4,6 +4,7 @@
 
 mod cookies;
 mod listeners;
+mod routes;
 mod sessions;
 
 use std::{
@@ -64,6 +65,7 @@ pub fn all(config: &Config, environment: &Environment<'_>) -> Vec<Warning> {
     }
     hosts(&mut found);
     listeners::listeners(&mut found);
+    routes::routes(&mut found);
     cookies::cookies(&mut found);
     for pool in &config.pools {
         self::pool(&mut found, pool);

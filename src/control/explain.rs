@@ -8,6 +8,7 @@ mod request;
 mod streams;
 
 use std::{
+    cell::RefCell,
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
     time::{Duration, Instant},
@@ -87,9 +88,18 @@ pub(super) fn explain(
         }
     };
     let sni = Some(request.host.as_str().into());
-    let secured = TlsInfo { sni, alpn: None, version: None, client: None };
-    let arrival = ArrivalContext { listener, tls_info: Some(&secured).filter(|_| request.tls) };
-    match affinity::route(arrival, &shared.challenges, &snapshot, &head) {
+    let secured = TlsInfo { sni, alpn: None, version: None, client: request.certificate.clone() };
+    let trace = RefCell::default();
+    let arrival = ArrivalContext {
+        listener,
+        tls_info: Some(&secured).filter(|_| request.tls),
+        client,
+        secure: request.tls,
+        trace: Some(&trace),
+    };
+    let routed = affinity::route(arrival, &shared.challenges, &snapshot, &head);
+    explanation.steps.append(&mut trace.take());
+    match routed {
         Ok(Routed::Route(checked, rule)) => {
             let (host, upgrade) = (checked.host.to_owned(), checked.upgrade);
             let arrived = ArrivedRequest { head, host, upgrade, client, tls: request.tls };

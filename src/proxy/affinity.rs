@@ -4,6 +4,7 @@
 //! functions, so that they agree. Nothing in this module does I/O or changes state.
 
 use std::{
+    cell::RefCell,
     net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -22,6 +23,7 @@ use crate::{
     acme::Challenges,
     config::{Redirect, path},
     error::{FailureKind, Phase, ProxyError, Side},
+    gateway::RouteFacts,
     net::tls::TlsInfo,
     observe::ChosenBy,
     route::NoMatch,
@@ -37,6 +39,12 @@ pub(crate) struct ArrivalContext<'a> {
     pub(crate) listener: Option<&'a ListenerSnapshot>,
     /// TLS properties; `None` on a plain connection.
     pub(crate) tls_info: Option<&'a TlsInfo>,
+    /// Address of the client, taken from forwarding fields behind trusted proxies.
+    pub(crate) client: IpAddr,
+    /// Whether the client uses TLS.
+    pub(crate) secure: bool,
+    /// Gets a sentence for each route whose conditions decide.
+    pub(crate) trace: Option<&'a RefCell<Vec<String>>>,
 }
 
 /// Route of a request, before a backend is chosen.
@@ -79,7 +87,8 @@ pub(crate) fn route<'s, 'r>(
         return Err(ProxyError::new(Side::Client, Phase::Select, FailureKind::Misdirected));
     }
     let listener = context.listener.map_or("", |listener| &*listener.name);
-    match snapshot.routes.find(listener, host, path) {
+    let meets = |rule: &RouteTarget| context.meets(rule, request, &checked);
+    match snapshot.routes.find(listener, host, path, &meets) {
         Ok(rule) => Ok(Routed::Route(checked, rule)),
         Err(uncovered) => Err(match uncovered {
             NoMatch::NoRule => ProxyError::new(Side::Client, Phase::Select, FailureKind::NoRoute),
@@ -100,6 +109,37 @@ impl ArrivalContext<'_> {
         };
         let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
         listener.is_misdirected(&host, self.tls_info)
+    }
+
+    /// Whether a request meets the conditions of a route.
+    fn meets(
+        &self,
+        rule: &RouteTarget,
+        request: &RequestHead,
+        checked: &ValidatedRequest<'_>,
+    ) -> bool {
+        let Some(conditions) = &rule.conditions else { return true };
+        let unmet = conditions.unmet(&RouteFacts {
+            request,
+            host: validate::without_port(checked.host),
+            upgrade: checked.upgrade,
+            client: self.client,
+            secure: self.secure,
+            certificate: self.tls_info.and_then(|tls| tls.client.as_ref()),
+        });
+        if let Some(trace) = self.trace {
+            let route = rule.route_label.route.as_deref().unwrap_or_default();
+            let sentence = match &unmet {
+                None => format!("The request meets the conditions of the route {route}."),
+                Some(unmet) => format!("The route {route} does not match: {unmet}."),
+            };
+            // A path with two readings is looked up twice.
+            let mut trace = trace.borrow_mut();
+            if !trace.contains(&sentence) {
+                trace.push(sentence);
+            }
+        }
+        unmet.is_none()
     }
 }
 

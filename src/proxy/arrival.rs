@@ -131,7 +131,7 @@ pub(super) fn arrive<'a>(
     };
     #[cfg(debug_assertions)]
     fail_on_request(&request);
-    let (checked, rule) = opened.find_route(&snapshot, &request)?;
+    let (checked, rule) = opened.find_route(&snapshot, &request, &sender)?;
     // The longest valid host fits. A copy, because the fields are edited while the host is needed.
     let host = ArrayString::<{ validate::MAX_HOST }>::from(checked.host).unwrap_or_default();
     let upgrade = checked.upgrade;
@@ -237,10 +237,14 @@ impl<'a> OpenedRequest<'a> {
         &mut self,
         snapshot: &'s Snapshot,
         request: &'r RequestHead,
+        sender: &RequestSender,
     ) -> Result<(ValidatedRequest<'r>, &'s RouteTarget), Box<Refused>> {
         let context = ArrivalContext {
             listener: Some(&self.info.listener),
             tls_info: self.info.tls_info.as_deref(),
+            client: sender.address.ip(),
+            secure: sender.secure,
+            trace: None,
         };
         let reply = match affinity::route(context, &self.proxy.challenges, snapshot, request) {
             Ok(Routed::Route(checked, rule)) => return Ok((checked, rule)),

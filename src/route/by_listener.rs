@@ -17,6 +17,8 @@ pub struct RouteRule<P> {
     pub host: HostPattern,
     /// Path prefix.
     pub path: String,
+    /// Whether the target has conditions beyond host and path.
+    pub conditional: bool,
     /// Target of matching requests.
     pub target: P,
 }
@@ -43,11 +45,11 @@ pub enum NoMatch {
 }
 
 impl<P: Clone> Routes<P> {
-    /// Builds the tables. If two rules of a listener have the same host and path, the first one applies.
+    /// Builds the tables. Of several rules without conditions that have the same host and path, the first one applies.
     pub fn new(rules: &[RouteRule<P>]) -> Self {
         let table = |holds: &dyn Fn(&RouteRule<P>) -> bool| {
             let rules = rules.iter().filter(|rule| holds(rule)).cloned();
-            HostTable::new(rules.map(|rule| (rule.host, rule.path, rule.target)))
+            HostTable::new(rules.map(|rule| (rule.host, rule.path, rule.conditional, rule.target)))
         };
         let for_every = |rule: &RouteRule<P>| rule.listeners.is_empty();
         let named = rules.iter().flat_map(|rule| &rule.listeners);
@@ -65,16 +67,22 @@ impl<P> Routes<P> {
     ///
     /// # Errors
     /// No rule matches, or different rules match depending on how a backend interprets the path.
-    pub fn find(&self, listener: &str, host: &str, path: &str) -> Result<&P, NoMatch> {
+    pub fn find(
+        &self,
+        listener: &str,
+        host: &str,
+        path: &str,
+        meets: &impl Fn(&P) -> bool,
+    ) -> Result<&P, NoMatch> {
         let table = self.own.get(listener).unwrap_or(&self.every);
         let path = path::normal(path);
-        let found = table.find(host, &path);
+        let found = table.find(host, &path, meets);
         if let Some(other) = path::second_reading(&path)
-            && table.find(host, &other).map(ptr::from_ref) != found.map(ptr::from_ref)
+            && table.find(host, &other, meets).map(ptr::from_ref) != found.map(ptr::from_ref)
         {
             return Err(NoMatch::Ambiguous);
         }
-        found.ok_or_else(|| match self.some.find(host, &path) {
+        found.ok_or_else(|| match self.some.find(host, &path, meets) {
             Some(_) => NoMatch::OtherListener,
             None => NoMatch::NoRule,
         })
@@ -91,7 +99,7 @@ mod tests {
             host => HostPattern::Exact(host.to_owned()),
         };
         let listeners = listeners.iter().map(|name| (*name).to_owned()).collect();
-        RouteRule { listeners, host, path: path.to_owned(), target }
+        RouteRule { listeners, host, path: path.to_owned(), conditional: false, target }
     }
 
     #[test]
@@ -102,14 +110,14 @@ mod tests {
             rule(2, &["out"], "a", "/admin"),
             rule(3, &["in"], "b", "/"),
         ]);
-        assert_eq!(routes.find("in", "a", "/admin/x"), Ok(&1));
-        assert_eq!(routes.find("both", "a", "/admin"), Ok(&1));
-        assert_eq!(routes.find("out", "a", "/admin"), Ok(&2));
-        assert_eq!(routes.find("other", "a", "/admin"), Ok(&0), "the next matching rule");
-        assert_eq!(routes.find("in", "b", "/"), Ok(&3));
+        assert_eq!(routes.find("in", "a", "/admin/x", &|_| true), Ok(&1));
+        assert_eq!(routes.find("both", "a", "/admin", &|_| true), Ok(&1));
+        assert_eq!(routes.find("out", "a", "/admin", &|_| true), Ok(&2));
+        assert_eq!(routes.find("other", "a", "/admin", &|_| true), Ok(&0), "the next matching rule");
+        assert_eq!(routes.find("in", "b", "/", &|_| true), Ok(&3));
         for other in ["both", "out", "other", ""] {
-            assert_eq!(routes.find(other, "b", "/"), Err(NoMatch::OtherListener), "{other}");
-            assert_eq!(routes.find(other, "c", "/"), Err(NoMatch::NoRule), "{other}");
+            assert_eq!(routes.find(other, "b", "/", &|_| true), Err(NoMatch::OtherListener), "{other}");
+            assert_eq!(routes.find(other, "c", "/", &|_| true), Err(NoMatch::NoRule), "{other}");
         }
     }
 }

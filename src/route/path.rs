@@ -12,9 +12,33 @@ use crate::config::path::normal;
 #[derive(Debug)]
 pub(super) struct Prefixes<P> {
     /// Targets by prefix without trailing slash; the root is the empty string.
-    targets: HashMap<Box<str>, P>,
+    targets: HashMap<Box<str>, Alternatives<P>>,
     /// Distinct lengths in `targets`, longest first; one lookup per length finds the longest match.
     lengths: Vec<usize>,
+}
+
+/// The targets of one prefix: those with conditions in their order, then the one without.
+#[derive(Debug)]
+struct Alternatives<P> {
+    conditional: Vec<P>,
+    /// Target of every other request.
+    unconditional: Option<P>,
+}
+
+impl<P> Default for Alternatives<P> {
+    fn default() -> Self {
+        Self { conditional: Vec::new(), unconditional: None }
+    }
+}
+
+impl<P> Alternatives<P> {
+    fn find(&self, meets: impl Fn(&P) -> bool) -> Option<&P> {
+        // Most prefixes have no conditions.
+        if self.conditional.is_empty() {
+            return self.unconditional.as_ref();
+        }
+        self.conditional.iter().find(|target| meets(target)).or(self.unconditional.as_ref())
+    }
 }
 
 impl<P> Default for Prefixes<P> {
@@ -24,25 +48,30 @@ impl<P> Default for Prefixes<P> {
 }
 
 impl<P> Prefixes<P> {
-    /// Adds a prefix; an existing target is kept.
-    pub(super) fn insert(&mut self, prefix: &str, target: P) {
+    /// Adds a prefix. Of several targets without conditions, the first one is kept.
+    pub(super) fn insert(&mut self, prefix: &str, conditional: bool, target: P) {
         let prefix = normal(prefix);
         let prefix = prefix.trim_end_matches('/');
-        self.targets.entry(prefix.into()).or_insert(target);
+        let alternatives = self.targets.entry(prefix.into()).or_default();
+        match conditional {
+            true => alternatives.conditional.push(target),
+            false => _ = alternatives.unconditional.get_or_insert(target),
+        }
         if let Err(at) = self.lengths.binary_search_by(|length| prefix.len().cmp(length)) {
             self.lengths.insert(at, prefix.len());
         }
     }
 
-    /// Returns the target of the longest prefix of `path`, which must be in [normal form](normal).
-    pub(super) fn find(&self, path: &str) -> Option<&P> {
+    /// Returns the target of the longest prefix of `path`, which must be in [normal form](normal). Targets with
+    /// conditions count if they meet `meets`.
+    pub(super) fn find(&self, path: &str, meets: &impl Fn(&P) -> bool) -> Option<&P> {
         self.lengths.iter().find_map(|&length| {
             // Check the boundary first, so that a hostile path with thousands of segments costs no hashing at positions
             // without a boundary.
             if length > 0 && !matches!(path.as_bytes().get(length), None | Some(b'/')) {
                 return None;
             }
-            self.targets.get(path.get(..length)?)
+            self.targets.get(path.get(..length)?)?.find(meets)
         })
     }
 }
@@ -56,7 +85,7 @@ mod tests {
     fn prefixes(list: &[&str]) -> Prefixes<String> {
         let mut prefixes = Prefixes::default();
         for prefix in list {
-            prefixes.insert(prefix, (*prefix).to_owned());
+            prefixes.insert(prefix, false, (*prefix).to_owned());
         }
         prefixes
     }
@@ -65,26 +94,26 @@ mod tests {
     fn prefixes_end_on_segment_boundaries() {
         let chat = prefixes(&["/chat"]);
         for covered in ["/chat", "/chat/", "/chat/x", "/chat//x"] {
-            assert!(chat.find(covered).is_some(), "{covered}");
+            assert!(chat.find(covered, &|_| true).is_some(), "{covered}");
         }
         for not in ["/chatter", "/cha", "/", "", "/Chat", "/x/chat", "*"] {
-            assert!(chat.find(not).is_none(), "{not}");
+            assert!(chat.find(not, &|_| true).is_none(), "{not}");
         }
     }
 
     #[test]
     fn trailing_slash_is_ignored() {
         let chat = prefixes(&["/chat/"]);
-        assert!(chat.find("/chat").is_some());
-        assert!(chat.find("/chat/x").is_some());
-        assert!(chat.find("/chatter").is_none());
+        assert!(chat.find("/chat", &|_| true).is_some());
+        assert!(chat.find("/chat/x", &|_| true).is_some());
+        assert!(chat.find("/chatter", &|_| true).is_none());
     }
 
     #[test]
     fn root_matches_every_path() {
         let root = prefixes(&["/"]);
         for path in ["/", "/a", "/a/b", "", "*", "/ü"] {
-            assert!(root.find(path).is_some(), "{path}");
+            assert!(root.find(path, &|_| true).is_some(), "{path}");
         }
     }
 
@@ -92,21 +121,41 @@ mod tests {
     fn longest_prefix_wins_in_any_order() {
         for list in [["/", "/a", "/a/b"], ["/a/b", "/a", "/"], ["/a", "/a/b", "/"]] {
             let prefixes = prefixes(&list);
-            assert_eq!(prefixes.find("/a/b/c").unwrap(), "/a/b");
-            assert_eq!(prefixes.find("/a/bc").unwrap(), "/a");
-            assert_eq!(prefixes.find("/b").unwrap(), "/");
+            assert_eq!(prefixes.find("/a/b/c", &|_| true).unwrap(), "/a/b");
+            assert_eq!(prefixes.find("/a/bc", &|_| true).unwrap(), "/a");
+            assert_eq!(prefixes.find("/b", &|_| true).unwrap(), "/");
         }
     }
 
     #[test]
     fn first_of_two_equal_prefixes_is_kept() {
         let prefixes = prefixes(&["/a", "/a/"]);
-        assert_eq!(prefixes.find("/a").unwrap(), "/a");
+        assert_eq!(prefixes.find("/a", &|_| true).unwrap(), "/a");
     }
 
     #[test]
     fn cut_inside_a_character_does_not_match() {
-        assert!(prefixes(&["/ab"]).find("/aü").is_none());
+        assert!(prefixes(&["/ab"]).find("/aü", &|_| true).is_none());
+    }
+
+    #[test]
+    fn conditional_targets_are_tried_in_order_and_fall_back() {
+        let mut prefixes = Prefixes::default();
+        for (prefix, conditional, target) in [
+            ("/", false, "root"),
+            ("/a", false, "plain"),
+            ("/a", true, "first"),
+            ("/a/", true, "second"),
+            ("/b", true, "only"),
+        ] {
+            prefixes.insert(prefix, conditional, target);
+        }
+        let find = |path, met: &[&str]| *prefixes.find(path, &|target| met.contains(target)).unwrap();
+        assert_eq!(find("/a", &["second", "first"]), "first");
+        assert_eq!(find("/a/x", &["second"]), "second");
+        assert_eq!(find("/a", &[]), "plain");
+        assert_eq!(find("/b", &["only"]), "only");
+        assert_eq!(find("/b", &[]), "root", "a shorter prefix");
     }
 
     proptest! {
@@ -124,7 +173,7 @@ mod tests {
                 })
                 .max_by_key(|p| p.len());
             let prefixes = prefixes(&list);
-            let found = prefixes.find(&path).map(|p| p.trim_end_matches('/'));
+            let found = prefixes.find(&path, &|_| true).map(|p| p.trim_end_matches('/'));
             prop_assert_eq!(found, expected);
         }
     }

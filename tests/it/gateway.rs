@@ -3,6 +3,7 @@
 mod answers;
 mod compression;
 mod cors;
+mod matching;
 mod rewriting;
 
 use crate::support::{Backend, Message, Proxy, Raw, message, proxy::Setup};

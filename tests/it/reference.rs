@@ -215,6 +215,12 @@ const PLACES: &[(&str, &str)] = &[
     ),
     ("routes", "WEB\n[[routes]]\npool = \"app\"\nLINE\nAPP"),
     ("routes", "WEB\n[[routes]]\nLINE\nAPP"),
+    ("routes.match", "ROUTE\n[routes.match]\nmethod = \"GET\"\nLINE\nAPP"),
+    ("routes.match.header.NAME", "ROUTE\n[routes.match.header.X-A]\nLINE\nAPP"),
+    (
+        "routes.match.certificate",
+        "ROUTE\n[routes.match.certificate]\nsubject = \"CN=a\"\nLINE\nAPP",
+    ),
     ("routes.redirect", "WEB\n[[routes]]\n[routes.redirect]\nto = \"/x\"\nLINE\nAPP"),
     ("routes.respond", "WEB\n[[routes]]\n[routes.respond]\nLINE\nAPP"),
     ("routes.rewrite", "ROUTE\n[routes.rewrite]\nLINE\nAPP"),

@@ -8,7 +8,7 @@ use super::{
 };
 
 /// A network, a file of networks, or several of both.
-const NETWORKS_OF: ValueKind = OneOf(&[
+pub(super) const NETWORKS_OF: ValueKind = OneOf(&[
     Text("network"),
     Table(&super::NETWORKS),
     Array(&OneOf(&[Text("network"), Table(&super::NETWORKS)])),

@@ -3,14 +3,15 @@
 use super::{
     COMPRESS, CORS,
     DefaultValue::{Value, Words},
-    ERROR_PAGES, HEADERS, MAINTENANCE, NETWORKS, REDIRECT, RESPOND, REWRITE, SchemaKey, Section,
+    ERROR_PAGES, HEADERS, MAINTENANCE, MATCH, NETWORKS, REDIRECT, RESPOND, REWRITE, SchemaKey, Section,
     ValueKind::{Array, Boolean, OneOf, Size, Table, Text},
 };
 
 pub(in crate::config) static ROUTE: Section = Section {
     name: "routes",
     heading: "`[[routes]]`",
-    about: "A request follows the route with the most specific host, then the longest path. The order of the routes does not matter.",
+    about: "A request follows the route with the most specific host, then the longest path. The order of the routes does not matter, except that of \
+            routes with `match`.",
     keys: &[
         SchemaKey {
             name: "host",
@@ -27,6 +28,13 @@ pub(in crate::config) static ROUTE: Section = Section {
             example: r#""/chat""#,
             about: "Path prefix in whole segments: `/chat` covers `/chat` and `/chat/x`, not `/chatter`. A trailing slash makes \
                     no difference.",
+        },
+        SchemaKey {
+            name: "match",
+            kind: Table(&MATCH),
+            default: Words("Every request"),
+            example: r#"{ method = "GET", header = { X-Beta = "1" } }"#,
+            about: "Conditions beyond host and path. Several routes may have the same host and path if all but one have conditions.",
         },
         SchemaKey {
             name: "pool",

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use super::{FilterConfig, RedirectConfig, RespondConfig};
+use super::{FilterConfig, RedirectConfig, RespondConfig, RouteConditions};
 use crate::config::ErrorPages;
 
 /// A route: hosts and paths, and what happens with their requests.
@@ -12,6 +12,8 @@ pub struct RouteConfig {
     pub host: HostPattern,
     /// Path prefix, on segment boundaries; starts with `/`.
     pub path: String,
+    /// Conditions beyond host and path.
+    pub conditions: RouteConditions,
     /// What answers the requests.
     pub target: RouteTo,
     /// Names of the listeners that use the route; empty: every listener.
@@ -39,6 +41,7 @@ impl RouteConfig {
         Self {
             host,
             path: path.into(),
+            conditions: RouteConditions::default(),
             target: RouteTo::Pool(pool.into()),
             listeners: Vec::new(),
             error_pages: None,
@@ -66,12 +69,15 @@ impl fmt::Display for RouteTo {
 }
 
 impl fmt::Display for RouteConfig {
-    /// Host and path, and the listeners if the route is not for all of them.
+    /// Host and path, the conditions if there are any, and the listeners if the route is not for all of them.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.host {
             HostPattern::Any => f.write_str(&self.path)?,
             HostPattern::Exact(name) => write!(f, "{name}{}", self.path)?,
             HostPattern::Wildcard(suffix) => write!(f, "*.{suffix}{}", self.path)?,
+        }
+        if !self.conditions.is_empty() {
+            write!(f, " ({})", self.conditions)?;
         }
         match &self.listeners[..] {
             [] => Ok(()),

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use crate::{
     config::{self, Config},
     control::ControlTask,
-    gateway::{FilterChain, LocalAnswer},
+    gateway::{Conditions, FilterChain, LocalAnswer},
     observe::{Redaction, RouteLabel},
     route,
     snapshot::{ListenerSnapshot, PoolSnapshot, RouteAction, RouteTarget, Snapshot},
@@ -123,7 +123,10 @@ fn route_rule(
         (own, top) => own.as_ref().or(top.as_ref()).cloned(),
     };
     let filters = FilterChain::new(&rule.filters).map(Arc::new);
-    let target = RouteTarget { route_label: Arc::new(route_label), action, error_pages, filters };
+    let conditions = Conditions::new(&rule.conditions).map(Arc::new);
+    let conditional = conditions.is_some();
+    let route_label = Arc::new(route_label);
+    let target = RouteTarget { route_label, conditions, action, error_pages, filters };
     let (host, path, listeners) = (rule.host.clone(), rule.path.clone(), rule.listeners.clone());
-    Some(route::RouteRule { listeners, host, path, target })
+    Some(route::RouteRule { listeners, host, path, conditional, target })
 }

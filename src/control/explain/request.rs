@@ -9,6 +9,7 @@ use moorline_http::{
 
 use crate::{
     api::ExplainRequest,
+    net::tls::ClientCertificate,
     proxy::validate::without_port,
     sticky::engine_io::{self, Transport},
 };
@@ -25,7 +26,9 @@ pub(crate) enum ExplainError {
     /// The method has characters that a method cannot have.
     Method(String),
     /// A header field has a value that it cannot have.
-    Field(&'static str, String),
+    Field(String, String),
+    /// A header field is not written as `Name: value`, or has a name that a field cannot have.
+    FieldName(String),
 }
 
 impl fmt::Display for ExplainError {
@@ -38,6 +41,9 @@ impl fmt::Display for ExplainError {
             Self::Port(port) => write!(f, "invalid port {port}: use 1 to 65535"),
             Self::Method(method) => write!(f, "invalid method {method}"),
             Self::Field(name, value) => write!(f, "invalid value of the field {name}: {value}"),
+            Self::FieldName(field) => {
+                write!(f, "invalid header field {field}: write it as \"Name: value\"")
+            }
         }
     }
 }
@@ -52,6 +58,8 @@ pub(super) struct ExplainedRequest {
     /// In lower case, without port and final dot.
     pub(super) host: String,
     pub(super) port: Option<u16>,
+    /// Certificate of the client.
+    pub(super) certificate: Option<ClientCertificate>,
     /// The bytes of the request's head.
     head: String,
 }
@@ -83,7 +91,8 @@ impl ExplainedRequest {
         };
         let name = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
         let head = head(request, authority, path)?;
-        Ok(Self { tls, stream, host: name, port, head })
+        let certificate = certificate(request);
+        Ok(Self { tls, stream, host: name, port, certificate, head })
     }
 
     /// The port that the client connects to.
@@ -103,6 +112,17 @@ impl ExplainedRequest {
     }
 }
 
+/// The client's certificate; its other properties are not known.
+fn certificate(request: &ExplainRequest) -> Option<ClientCertificate> {
+    let text = |text: &Option<String>| text.as_deref().unwrap_or_default().into();
+    let (subject, fingerprint) = (&request.certificate_subject, &request.certificate_fingerprint);
+    (subject.is_some() || fingerprint.is_some()).then(|| ClientCertificate {
+        subject: text(subject),
+        common_name: None,
+        fingerprint: text(fingerprint),
+    })
+}
+
 /// Returns the bytes of the request's head, in origin form.
 fn head(request: &ExplainRequest, authority: &str, path: &str) -> Result<String, ExplainError> {
     let method = request.method.as_deref().unwrap_or("GET");
@@ -113,13 +133,21 @@ fn head(request: &ExplainRequest, authority: &str, path: &str) -> Result<String,
     // A line end would end the target; another control character makes it invalid in the same way.
     let path = path.replace(['\r', '\n'], "\0");
     let mut head = format!("{method} {slash}{path} HTTP/1.1\r\n");
-    let mut field = |id: FieldId, value: &str| {
+    let mut named = |name: &str, value: &str| {
         if !is_value(value.as_bytes()) {
-            return Err(ExplainError::Field(id.name(), value.to_owned()));
+            return Err(ExplainError::Field(name.to_owned(), value.to_owned()));
         }
-        head.extend([id.name(), ": ", value, "\r\n"]);
+        head.extend([name, ": ", value, "\r\n"]);
         Ok(())
     };
+    for typed in &request.headers {
+        let (name, value) = typed.split_once(':').unwrap_or_default();
+        if !is_token(name.as_bytes()) {
+            return Err(ExplainError::FieldName(typed.clone()));
+        }
+        named(name, value.trim())?;
+    }
+    let mut field = |id: FieldId, value: &str| named(id.name(), value);
     field(FieldId::Host, authority)?;
     for (id, value) in
         [(FieldId::Cookie, &request.cookie), (FieldId::UserAgent, &request.user_agent)]

@@ -7,7 +7,8 @@ use crate::control::{held::HeldCount, overlay::OverlayChange};
 use crate::{
     api::{BackendTarget, Change, ChangeKind, ChangedThing, Plan},
     config::{
-        Address, BackendConfig, Config, DrainConfig, ListenerConfig, PoolConfig, RouteConfig,
+        Address, BackendConfig, Config, DrainConfig, HostPattern, ListenerConfig, PoolConfig,
+        RouteConditions, RouteConfig,
     },
 };
 
@@ -156,8 +157,9 @@ fn addresses(listener: &ListenerConfig) -> String {
 }
 
 fn routes(now: &Config, next: &Config, changes: &mut Vec<Change>) {
-    let key =
-        |route: &RouteConfig| (route.host.clone(), route.path.clone(), route.listeners.clone());
+    fn key(route: &RouteConfig) -> (&HostPattern, &str, &[String], &RouteConditions) {
+        (&route.host, &route.path, &route.listeners, &route.conditions)
+    }
     let same = |one: &RouteConfig, other: &RouteConfig| key(one) == key(other);
     for route in &now.routes {
         let name = route.to_string();
