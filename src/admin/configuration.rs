@@ -204,8 +204,15 @@ fn host(host: &HostPattern) -> Option<String> {
 }
 
 fn route(route: &RouteConfig) -> Value {
-    let RouteConfig { host: pattern, path, conditions, target, listeners, error_pages: pages, filters } =
-        route;
+    let RouteConfig {
+        host: pattern,
+        path,
+        conditions,
+        target,
+        listeners,
+        error_pages: pages,
+        filters,
+    } = route;
     let (redirect, respond) = match target {
         RouteTo::Pool(_) => (None, None),
         RouteTo::Redirect(RedirectConfig { to, status }) => {

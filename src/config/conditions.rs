@@ -63,7 +63,8 @@ fn text(value: &TomlValue<'_>) -> Option<TextCondition> {
         let texts = value.strings(|typed| Ok(typed.to_owned()));
         return (!texts.is_empty()).then_some(TextCondition::OneOf(texts));
     }
-    let wanted = "a value, an array of values, true, false or a table such as `{ regex = \"a|b\" }`";
+    let wanted =
+        "a value, an array of values, true, false or a table such as `{ regex = \"a|b\" }`";
     let table = value.table(&schema::MATCH_TEXT, wanted)?;
     let (prefix, pattern) = (table.value("prefix"), table.value("regex"));
     match (prefix, pattern) {

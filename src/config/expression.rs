@@ -128,7 +128,8 @@ impl Expression {
         thread::scope(|scope| {
             let compiled = parser.spawn_scoped(scope, || Self::compile_on_this_stack(text));
             let compiled = compiled.ok().and_then(|parsing| parsing.join().ok());
-            compiled.unwrap_or_else(|| Err(whole(InvalidValue::new("the expression cannot be read"))))
+            compiled
+                .unwrap_or_else(|| Err(whole(InvalidValue::new("the expression cannot be read"))))
         })
     }
 
@@ -140,7 +141,8 @@ impl Expression {
             let at = first.map_or(0, |error| offset(text, error.pos));
             let message = first.map_or("", |error| &*error.msg);
             if message.contains("Recursion limit") {
-                let wrong = InvalidValue::new(format!("an expression with more than {DEEPEST} levels"));
+                let wrong =
+                    InvalidValue::new(format!("an expression with more than {DEEPEST} levels"));
                 return whole(wrong.help("write a simpler one, or several routes"));
             }
             let line = message.lines().next().unwrap_or_default();
@@ -150,7 +152,8 @@ impl Expression {
             let at = at..at + text[at..].chars().next().map_or(0, char::len_utf8);
             ExpressionFault { at, wrong: wrong.help("see the language at https://cel.dev") }
         })?;
-        let mut checked = CheckedTree { source: &source, nodes: 0, additions: 0, patterns: Vec::new() };
+        let mut checked =
+            CheckedTree { source: &source, nodes: 0, additions: 0, patterns: Vec::new() };
         checked.visit(&mut tree)?;
         let mut context = Context::default();
         for (index, pattern) in checked.patterns.into_iter().enumerate() {
@@ -307,9 +310,7 @@ impl CheckedTree<'_> {
                 let help = "`all`, `exists`, `exists_one`, `map` and `filter` could take too long; use `in` or `matches`";
                 Err(self.fault(id, wrong.help(help)))
             }
-            Expr::Struct(_) => {
-                Err(self.fault(id, InvalidValue::new("messages are not supported")))
-            }
+            Expr::Struct(_) => Err(self.fault(id, InvalidValue::new("messages are not supported"))),
         }
     }
 
@@ -318,10 +319,13 @@ impl CheckedTree<'_> {
             return Ok(());
         }
         let wrong = InvalidValue::new(format!("unknown name {}", quoted(name)));
-        Err(self.fault(id, match REQUEST.contains(&name) {
-            true => wrong.help(format!("write `request.{name}`")),
-            false => wrong.help("the names are `request` and `client`"),
-        }))
+        Err(self.fault(
+            id,
+            match REQUEST.contains(&name) {
+                true => wrong.help(format!("write `request.{name}`")),
+                false => wrong.help("the names are `request` and `client`"),
+            },
+        ))
     }
 
     /// Checks the field of a variable.
@@ -335,10 +339,14 @@ impl CheckedTree<'_> {
             return Ok(());
         }
         let wrong = InvalidValue::new(format!("`{variable}` has no field {}", quoted(field)));
-        Err(self.fault_of(id, field, match nearest(field, fields.iter().copied()) {
-            Some(near) => wrong.help(format!("did you mean `{near}`?")),
-            None => wrong.help(format!("the fields are {}", fields.join(", "))),
-        }))
+        Err(self.fault_of(
+            id,
+            field,
+            match nearest(field, fields.iter().copied()) {
+                Some(near) => wrong.help(format!("did you mean `{near}`?")),
+                None => wrong.help(format!("the fields are {}", fields.join(", "))),
+            },
+        ))
     }
 
     fn call(&mut self, id: u64, call: &mut CallExpr) -> Result<(), ExpressionFault> {
@@ -346,10 +354,14 @@ impl CheckedTree<'_> {
         let is_function = name.bytes().all(|byte| byte.is_ascii_alphanumeric());
         if is_function && !FUNCTIONS.contains(&name) {
             let wrong = InvalidValue::new(format!("unknown function {}", quoted(name)));
-            return Err(self.fault_of(id, name, match nearest(name, FUNCTIONS.into_iter()) {
-                Some(near) => wrong.help(format!("did you mean `{near}`?")),
-                None => wrong.help(format!("the functions are {}", FUNCTIONS.join(", "))),
-            }));
+            return Err(self.fault_of(
+                id,
+                name,
+                match nearest(name, FUNCTIONS.into_iter()) {
+                    Some(near) => wrong.help(format!("did you mean `{near}`?")),
+                    None => wrong.help(format!("the functions are {}", FUNCTIONS.join(", "))),
+                },
+            ));
         }
         if name == "_+_" {
             self.additions += 1;
@@ -381,11 +393,10 @@ impl CheckedTree<'_> {
             return Err(self.fault(id, wrong.help("write `request.path.matches(\"^/v[0-9]+/\")`")));
         };
         // A match of a part, as the language defines it.
-        let partial = whole_path(&format!("(?s:.*?)(?:{literal})(?s:.*)"))
-            .map_err(|wrong| {
-                let own = whole_path(&literal).err().unwrap_or(wrong);
-                self.fault(pattern.map_or(id, |pattern| pattern.id), own)
-            })?;
+        let partial = whole_path(&format!("(?s:.*?)(?:{literal})(?s:.*)")).map_err(|wrong| {
+            let own = whole_path(&literal).err().unwrap_or(wrong);
+            self.fault(pattern.map_or(id, |pattern| pattern.id), own)
+        })?;
         call.func_name = pattern_function(self.patterns.len());
         call.args = vec![text];
         self.patterns.push(partial);

@@ -26,7 +26,8 @@ use strsim::damerau_levenshtein;
 
 pub(super) use self::{
     admin::*, backend_tls::*, backends::*, bodies::*, conditions::*, filters::*, health::*,
-    listener::*, networks::*, pool::*, process::*, route::*, state::*, sticky::*, tls::*, traffic::*,
+    listener::*, networks::*, pool::*, process::*, route::*, state::*, sticky::*, tls::*,
+    traffic::*,
 };
 pub use self::{json::json_schema, page::reference_page};
 use super::fault::quoted;

@@ -99,11 +99,8 @@ impl Conditions {
         }
         let RouteConditions { methods, headers, query, cookies, client, certificate, expression } =
             config;
-        let kinds = [
-            (TextKind::Header, headers),
-            (TextKind::Query, query),
-            (TextKind::Cookie, cookies),
-        ];
+        let kinds =
+            [(TextKind::Header, headers), (TextKind::Query, query), (TextKind::Cookie, cookies)];
         let texts = kinds.into_iter().flat_map(|(kind, texts)| {
             let named = move |(name, text): &(String, _)| NamedText {
                 kind,

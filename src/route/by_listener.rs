@@ -113,10 +113,18 @@ mod tests {
         assert_eq!(routes.find("in", "a", "/admin/x", &|_| true), Ok(&1));
         assert_eq!(routes.find("both", "a", "/admin", &|_| true), Ok(&1));
         assert_eq!(routes.find("out", "a", "/admin", &|_| true), Ok(&2));
-        assert_eq!(routes.find("other", "a", "/admin", &|_| true), Ok(&0), "the next matching rule");
+        assert_eq!(
+            routes.find("other", "a", "/admin", &|_| true),
+            Ok(&0),
+            "the next matching rule"
+        );
         assert_eq!(routes.find("in", "b", "/", &|_| true), Ok(&3));
         for other in ["both", "out", "other", ""] {
-            assert_eq!(routes.find(other, "b", "/", &|_| true), Err(NoMatch::OtherListener), "{other}");
+            assert_eq!(
+                routes.find(other, "b", "/", &|_| true),
+                Err(NoMatch::OtherListener),
+                "{other}"
+            );
             assert_eq!(routes.find(other, "c", "/", &|_| true), Err(NoMatch::NoRule), "{other}");
         }
     }

@@ -150,7 +150,8 @@ mod tests {
         ] {
             prefixes.insert(prefix, conditional, target);
         }
-        let find = |path, met: &[&str]| *prefixes.find(path, &|target| met.contains(target)).unwrap();
+        let find =
+            |path, met: &[&str]| *prefixes.find(path, &|target| met.contains(target)).unwrap();
         assert_eq!(find("/a", &["second", "first"]), "first");
         assert_eq!(find("/a/x", &["second"]), "second");
         assert_eq!(find("/a", &[]), "plain");

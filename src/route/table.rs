@@ -90,7 +90,10 @@ mod tests {
 
     fn table(rules: &[(HostPattern, &str)]) -> HostTable<usize> {
         HostTable::new(
-            rules.iter().enumerate().map(|(i, (host, path))| (host.clone(), (*path).to_owned(), false, i)),
+            rules
+                .iter()
+                .enumerate()
+                .map(|(i, (host, path))| (host.clone(), (*path).to_owned(), false, i)),
         )
     }
 

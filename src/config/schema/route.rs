@@ -3,7 +3,8 @@
 use super::{
     COMPRESS, CORS,
     DefaultValue::{Value, Words},
-    ERROR_PAGES, HEADERS, MAINTENANCE, MATCH, NETWORKS, REDIRECT, RESPOND, REWRITE, SchemaKey, Section,
+    ERROR_PAGES, HEADERS, MAINTENANCE, MATCH, NETWORKS, REDIRECT, RESPOND, REWRITE, SchemaKey,
+    Section,
     ValueKind::{Array, Boolean, OneOf, Size, Table, Text},
 };
 

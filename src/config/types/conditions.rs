@@ -122,7 +122,8 @@ impl fmt::Display for RouteConditions {
             parts.extend(named.iter().map(|(name, text)| format!("{kind} {name}{text}")));
         }
         if !self.client.is_empty() {
-            let networks: Vec<String> = self.client.iter().take(3).map(ToString::to_string).collect();
+            let networks: Vec<String> =
+                self.client.iter().take(3).map(ToString::to_string).collect();
             let more = if self.client.len() > 3 { "|…" } else { "" };
             parts.push(format!("client {}{more}", networks.join("|")));
         }
@@ -179,7 +180,8 @@ mod tests {
 
     #[test]
     fn conditions_are_shown_in_one_line() {
-        let shown = conditions(TextCondition::Prefix("2.".to_owned()), &["GET", "HEAD"]).to_string();
+        let shown =
+            conditions(TextCondition::Prefix("2.".to_owned()), &["GET", "HEAD"]).to_string();
         assert_eq!(shown, "method GET|HEAD, header X-Beta = 2.*");
     }
 }

@@ -21,7 +21,9 @@ pub(super) fn routes(found: &mut WarningCollector<'_>) {
             let covers = all || !route.listeners.is_empty() && route.listeners.iter().all(listens);
             covers && first.conditions.cover(&route.conditions)
         }) {
-            let message = format!("no request follows the route {route}: the route {first} takes them before");
+            let message = format!(
+                "no request follows the route {route}: the route {first} takes them before"
+            );
             found.add(&path, message, "write the route with more conditions first");
         }
         let needs = matches!(

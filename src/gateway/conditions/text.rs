@@ -45,16 +45,17 @@ impl TextMatch {
                 texts.any(|text| wanted.iter().any(|wanted| **wanted == *text.as_ref()))
             }
             Self::Prefix(prefix) => texts.any(|text| text.as_ref().starts_with(prefix)),
-            Self::Pattern(pattern) => texts.any(|text| {
-                str::from_utf8(text.as_ref()).is_ok_and(|text| pattern.is_match(text))
-            }),
+            Self::Pattern(pattern) => texts
+                .any(|text| str::from_utf8(text.as_ref()).is_ok_and(|text| pattern.is_match(text))),
             Self::Nothing => false,
         }
     }
 }
 
 /// The decoded names and values of a query.
-pub(super) fn parameters(query: Option<&str>) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, [u8]>)> {
+pub(super) fn parameters(
+    query: Option<&str>,
+) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, [u8]>)> {
     let pairs = query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
     pairs.map(|pair| {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -71,8 +72,7 @@ fn decoded(text: &str) -> Cow<'_, [u8]> {
     if !text.contains(['%', '+']) {
         return Cow::Borrowed(text.as_bytes());
     }
-    let spaces: Vec<u8> =
-        text.bytes().map(|byte| if byte == b'+' { b' ' } else { byte }).collect();
+    let spaces: Vec<u8> = text.bytes().map(|byte| if byte == b'+' { b' ' } else { byte }).collect();
     Cow::Owned(percent_decode(&spaces).collect())
 }
 

@@ -169,8 +169,14 @@ async fn explain_says_which_conditions_decide() {
     .await;
     assert_eq!(met["pool"], "other");
     let steps = met["steps"].to_string();
-    assert!(steps.contains("The route / (method POST) does not match: the method is another one."), "{steps}");
-    assert!(steps.contains("The request meets the conditions of the route / (header X-Beta"), "{steps}");
+    assert!(
+        steps.contains("The route / (method POST) does not match: the method is another one."),
+        "{steps}"
+    );
+    assert!(
+        steps.contains("The request meets the conditions of the route / (header X-Beta"),
+        "{steps}"
+    );
     let unmet = explain(json!({ "url": url, "headers": ["X-Beta: 2"] })).await;
     assert_eq!(unmet["pool"], "app");
     let steps = unmet["steps"].to_string();
