@@ -40,7 +40,7 @@ struct NamedText {
     text: TextMatch,
 }
 
-/// Where a request has a text.
+/// The part of a request that has a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TextKind {
     /// A header field.

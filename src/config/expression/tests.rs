@@ -41,7 +41,7 @@ fn expressions_read_the_request_and_the_client() {
 }
 
 #[test]
-fn what_cannot_be_evaluated_is_no_match() {
+fn what_cannot_be_evaluated_does_not_match() {
     let failed = |text: &str| matches!(result(text), Err(ExpressionError::Failed(_)));
     assert!(failed("request.headers['missing'] == '1'"));
     assert!(failed("int(request.headers['x-version']) == 2"));
