@@ -158,7 +158,7 @@ impl Expression {
         let mut context = Context::default();
         for (index, pattern) in checked.patterns.into_iter().enumerate() {
             let matches = move |text: Arc<String>| pattern.is_match(&text);
-            // The name is new: an expression cannot write such a name.
+            // The name is new: expressions cannot contain it.
             _ = context.add_function(&pattern_function(index), matches);
         }
         let expression = Self { tree, context };
