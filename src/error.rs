@@ -67,6 +67,12 @@ pub enum FailureKind {
     Forbidden,
     /// The route is closed for maintenance.
     Maintenance,
+    /// The rate of requests is beyond the limit of the route.
+    RateLimited,
+    /// The quota of requests of the route is used up.
+    QuotaUsed,
+    /// Too many requests or tunnels are open at once, by the limit of the route.
+    TooManyAtOnce,
     /// Every backend of the pool is down, or the pool is empty.
     NoBackend,
     /// The session has ended with its backend.
@@ -206,6 +212,9 @@ impl fmt::Display for FailureKind {
             Self::Loop => "the request leads back to this proxy",
             Self::Forbidden => "address not allowed",
             Self::Maintenance => "closed for maintenance",
+            Self::RateLimited => "too many requests",
+            Self::QuotaUsed => "the quota is used up",
+            Self::TooManyAtOnce => "too many requests or tunnels at once",
             Self::NotAdmitted => "too many new sessions for the backend",
             Self::Refused => "connection refused",
             Self::Exhausted => "no local port, descriptor or network route",

@@ -4,8 +4,8 @@
 //! immutable; what filters remember between requests lives in the process, not here. Requests of other routes pay one
 //! comparison.
 //!
-//! Filters run in a fixed order, whatever the file says: addresses, maintenance, CORS, size of the body, rewriting, fields. On
-//! the way back: fields, then CORS, so that no edit can forge a grant, then compression.
+//! Filters run in a fixed order, whatever the file says: addresses, maintenance, CORS, size of the body, limits,
+//! rewriting, fields. On the way back: fields, then CORS, so that no edit can forge a grant, then compression.
 //!
 //! Invariants:
 //!
@@ -24,14 +24,16 @@ mod compress;
 mod conditions;
 mod cors;
 mod fields;
+mod limits;
 mod local;
 mod rewrite;
 mod variables;
 
 pub(crate) use self::{
     body::{BodyFilter, BodyStream, ReplyBody},
-    chain::{FilterChain, FilteredRequest, Interception, ResponseFilters},
+    chain::{FilterChain, FilteredRequest, Interception, ResponseFilters, describe_limit},
     conditions::{Conditions, RouteFacts},
+    limits::Limiters,
     local::{LocalAnswer, LocalReply},
-    variables::FilterFacts,
+    variables::{FilterFacts, RequestClass},
 };

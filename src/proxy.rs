@@ -19,6 +19,7 @@ pub(crate) mod affinity;
 mod arrival;
 mod attempt;
 mod backend;
+pub(crate) mod class;
 mod client;
 pub(crate) mod connection;
 pub(crate) mod cookie;

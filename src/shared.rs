@@ -13,6 +13,7 @@ use crate::{
     acme::Challenges,
     config,
     error::{FailureKind, Phase, ProxyError},
+    gateway::Limiters,
     net::client_limits::ClientLimits,
     observe::{AccessLog, Metrics},
     snapshot::Current,
@@ -41,6 +42,8 @@ pub struct SharedState {
     pub limits: ClientLimits,
     /// Challenge responses for ACME servers.
     pub challenges: Arc<Challenges>,
+    /// The limits of routes, with their counters.
+    pub(crate) limiters: Limiters,
     /// New clients should go to another proxy: this process shuts down, or all its backends drain.
     pub not_ready: AtomicBool,
 }

@@ -1,6 +1,7 @@
 //! The keys of a route that change requests and responses, or answer them without a backend.
 
 mod bodies;
+pub(super) mod throttle;
 
 use regex::Regex;
 
@@ -67,6 +68,7 @@ pub(super) fn filters(table: &TomlTable<'_>) -> FilterConfig {
         max_body: read("max_body").and_then(|v| v.size(0..=LARGEST_BODY)).map(|size| size as u64),
         maintenance: read("maintenance").and_then(|value| maintenance(&value)),
         compress: read("compress").and_then(|value| bodies::compress(&value)),
+        limits: read("limits").map(|value| throttle::limits(&value)).unwrap_or_default(),
     }
 }
 

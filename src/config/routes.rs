@@ -8,7 +8,8 @@ use super::{
     conditions, error_pages,
     fault::{InvalidValue, quoted},
     file::{TomlTable, TomlValue},
-    filters, path, schema,
+    filters::{self, throttle},
+    path, schema,
 };
 
 /// Reads every route, in file order. Without routes, everything goes to the only pool.
@@ -145,7 +146,15 @@ fn route(
         error_pages: error_pages.clone(),
         filters: filters.clone(),
     };
-    Some(hosts.into_iter().map(route).collect())
+    let mut routes: Vec<RouteConfig> = hosts.into_iter().map(route).collect();
+    share_limits(&mut routes);
+    Some(routes)
+}
+
+/// Makes the routes of one table count their limits together.
+fn share_limits(routes: &mut [RouteConfig]) {
+    let name = routes.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    routes.iter_mut().for_each(|route| throttle::in_route(&mut route.filters.limits, &name));
 }
 
 /// What answers the requests: exactly one of a pool, a redirect and a fixed response.

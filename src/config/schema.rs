@@ -19,6 +19,7 @@ mod process;
 mod route;
 mod state;
 mod sticky;
+mod throttle;
 mod tls;
 mod traffic;
 
@@ -26,8 +27,8 @@ use strsim::damerau_levenshtein;
 
 pub(super) use self::{
     admin::*, backend_tls::*, backends::*, bodies::*, conditions::*, filters::*, health::*,
-    listener::*, networks::*, pool::*, process::*, route::*, state::*, sticky::*, tls::*,
-    traffic::*,
+    listener::*, networks::*, pool::*, process::*, route::*, state::*, sticky::*, throttle::*,
+    tls::*, traffic::*,
 };
 pub use self::{json::json_schema, page::reference_page};
 use super::fault::quoted;
@@ -178,6 +179,7 @@ pub static SECTIONS: &[&Section] = &[
     &CORS,
     &MAINTENANCE,
     &COMPRESS,
+    &ROUTE_LIMIT,
     &POOL,
     &BACKEND,
     &BACKEND_SOURCE,

@@ -12,6 +12,7 @@ mod pool;
 mod process;
 mod route;
 mod sticky;
+mod throttle;
 mod tls;
 
 pub use self::{
@@ -32,6 +33,7 @@ pub use self::{
     },
     route::{HostPattern, RouteConfig, RouteTo},
     sticky::{Cookie, SameSite, SessionsConfig, SetOn, Sticky},
+    throttle::{Counted, LimitConfig, LimitFields, LimitKey, Quota},
     tls::{
         Acme, BackendTls, Certificate, CertificateSource, ClientAuth, TlsConfig, TlsVersion,
         UnknownSni, suite_name,

@@ -33,6 +33,7 @@ use crate::{
         affinity::{
             self, ArrivalContext, Destination, Remembered, RequestFacts, Routed, SessionLookup,
         },
+        class,
         cookie::AffinityCookie,
         engine_request::{EngineRequest, engine_request},
         reply,
@@ -156,6 +157,8 @@ fn followed(
         sid: engine.as_ref().and_then(|engine| engine.sid.as_deref()),
         is_engine: engine.is_some(),
         upgrade: arrived.upgrade,
+        class: class::of(shared, rule, &arrived.head, engine.as_ref(), arrived.upgrade),
+        preview: true,
     };
     if let Some(filters) = &rule.filters {
         match filters.request(arrived.head, &facts) {
@@ -194,7 +197,7 @@ fn intercepted(interception: &Interception, route: &str, explanation: &mut Expla
             let sentence = format!("The route {route} answers it as a preflight.");
             answers(explanation, reply.head.status.as_u16(), &sentence);
         }
-        Interception::Refused(error) => {
+        Interception::Refused(error) | Interception::Limited(error, _) => {
             let sentence = format!("The route {route} refuses it: {}", reply::sentence(error));
             answers(explanation, reply::status(error).as_u16(), &sentence);
         }

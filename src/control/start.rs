@@ -151,6 +151,7 @@ fn shared_state(config: &Config) -> Result<Arc<SharedState>, ApplyError> {
         log: Arc::new(ArcSwap::from_pointee(log)),
         search_memory: Arc::new(Semaphore::new(SEARCH_MEMORY)),
         challenges: Arc::default(),
+        limiters: Default::default(),
         not_ready: AtomicBool::new(false),
     }))
 }

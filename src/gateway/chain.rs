@@ -1,6 +1,8 @@
 //! The filters of a route, in their order.
 
-use moorline_http::{BodyLength, RequestHead, ResponseHead};
+use std::sync::Arc;
+
+use moorline_http::{BodyLength, Head, RequestHead, ResponseHead};
 
 use super::{
     addresses,
@@ -8,6 +10,7 @@ use super::{
     compress::{self, Compression},
     cors::{self, CorsGrant},
     fields::{self, RenderedEdits},
+    limits::{Admitted, Denied, LimitReport, LimitSlot, Limiter, Limiters},
     local::LocalReply,
     rewrite::Rewrite,
     variables::FilterFacts,
@@ -35,6 +38,7 @@ enum Filter {
     Maintenance(MaintenanceConfig),
     Cors(CorsConfig),
     MaxBody(u64),
+    Limits(Box<[Arc<Limiter>]>),
     Path(Rewrite),
     Host(Box<str>),
     RequestFields(HeaderEdits),
@@ -62,6 +66,8 @@ pub(crate) enum Interception {
     Answered(LocalReply),
     /// A filter has refused it.
     Refused(ProxyError),
+    /// A limit has refused it; the report is for the fields of the reply.
+    Limited(ProxyError, Option<LimitReport>),
 }
 
 /// What is done with a response.
@@ -70,6 +76,9 @@ pub(crate) struct ResponseFilters {
     edits: Option<RenderedEdits>,
     cors: Option<CorsGrant>,
     compression: Option<Compression>,
+    limits: Vec<LimitReport>,
+    /// Keep the request and its tunnel counted.
+    slots: Vec<LimitSlot>,
 }
 
 impl FilteredRequest {
@@ -81,7 +90,7 @@ impl FilteredRequest {
 
 impl FilterChain {
     /// Creates the filters that a configuration asks for; `None` if it asks for none.
-    pub(crate) fn new(config: &FilterConfig) -> Option<Self> {
+    pub(crate) fn new(config: &FilterConfig, limiters: &Limiters) -> Option<Self> {
         let FilterConfig {
             rewrite: RewriteConfig { path, host },
             addresses,
@@ -91,6 +100,7 @@ impl FilterChain {
             max_body,
             maintenance,
             compress,
+            limits,
         } = config;
         let some = |edits: &HeaderEdits| (!edits.is_empty()).then(|| edits.clone());
         let limits_addresses = !(addresses.allow.is_empty() && addresses.deny.is_empty());
@@ -99,6 +109,8 @@ impl FilterChain {
             maintenance.clone().map(Filter::Maintenance),
             cors.clone().map(Filter::Cors),
             max_body.map(Filter::MaxBody),
+            (!limits.is_empty())
+                .then(|| Filter::Limits(limits.iter().map(|limit| limiters.of(limit)).collect())),
             path.as_ref().and_then(Rewrite::new).map(Filter::Path),
             host.as_deref().map(|host| Filter::Host(host.into())),
             some(request_headers).map(Filter::RequestFields),
@@ -118,6 +130,11 @@ impl FilterChain {
             Filter::Cors(config) => !CorsGrant::of(config, request).is_granted(),
             _ => false,
         })
+    }
+
+    /// Whether [the class](FilterFacts::class) of a request matters.
+    pub(crate) fn needs_class(&self) -> bool {
+        self.filters.iter().any(|filter| matches!(filter, Filter::Limits(_)))
     }
 
     /// Runs the filters on a request.
@@ -169,6 +186,17 @@ impl Filter {
                     return Err(refused(error));
                 }
             }
+            Self::Limits(limiters) => {
+                for limiter in limiters {
+                    let Admitted { report, slot } =
+                        limiter.admit(&passed.request, facts).map_err(limited)?;
+                    if report.is_some() || slot.is_some() {
+                        let response = passed.response.get_or_insert_default();
+                        response.limits.extend(report);
+                        response.slots.extend(slot);
+                    }
+                }
+            }
             Self::Path(rewrite) => {
                 let request = rewrite.apply(passed.request).map_err(|fault| {
                     let error = ProxyError::bad_request("The path cannot be rewritten.");
@@ -197,12 +225,31 @@ fn refused(error: ProxyError) -> Box<Interception> {
     Box::new(Interception::Refused(error))
 }
 
+fn limited(denied: Denied) -> Box<Interception> {
+    Box::new(Interception::Limited(denied.error, denied.report))
+}
+
+/// Writes the fields of a reply to a request that a limit has refused.
+pub(crate) fn describe_limit(report: Option<LimitReport>, head: &mut Head) {
+    LimitReport::write(report.as_slice(), head);
+    LimitReport::expose(head);
+}
+
 impl ResponseFilters {
+    /// Keeps what a tunnel needs: its slots in limits. `None`: nothing.
+    pub(crate) fn into_tunnel(mut self: Box<Self>) -> Option<Box<Self>> {
+        self.slots.retain(LimitSlot::is_tunnel);
+        (self.edits, self.cors, self.limits) = (None, None, Vec::new());
+        self.compression = None;
+        (!self.slots.is_empty()).then_some(self)
+    }
+
     /// Changes the head of a response. Edits come first, so that they cannot forge a grant.
     pub(crate) fn apply(&self, head: &mut ResponseHead) {
         if let Some(edits) = &self.edits {
             edits.apply(&mut head.head);
         }
+        LimitReport::write(&self.limits, &mut head.head);
         if let Some(grant) = &self.cors {
             grant.apply(&mut head.head);
         }

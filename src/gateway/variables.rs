@@ -34,6 +34,24 @@ pub(crate) struct FilterFacts<'a> {
     pub(crate) is_engine: bool,
     /// Whether it is a WebSocket handshake.
     pub(crate) upgrade: bool,
+    /// What the request counts as.
+    pub(crate) class: RequestClass,
+    /// Whether the request is only explained: nothing is counted.
+    pub(crate) preview: bool,
+}
+
+/// What a request counts as, for limits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum RequestClass {
+    /// A poll that a backend holds: of a known session of Engine.IO, or of a path that the pool names.
+    Poll,
+    /// A request that opens a session of Engine.IO, or a WebSocket without a session.
+    Handshake,
+    /// A CORS preflight.
+    Preflight,
+    /// Any other request.
+    #[default]
+    Other,
 }
 
 /// Writes a text with the values of its variables.
@@ -112,6 +130,8 @@ pub(super) mod tests {
             sid: None,
             is_engine: false,
             upgrade: false,
+            class: RequestClass::Other,
+            preview: false,
         }
     }
 

@@ -14,7 +14,7 @@ pub const TERMINATIONS: usize = SINGLE + SIDES * PHASES * KINDS;
 const SINGLE: usize = 12;
 const SIDES: usize = 3;
 const PHASES: usize = 9;
-const KINDS: usize = 37;
+const KINDS: usize = 40;
 
 /// All labels by index.
 static LABELS: LazyLock<Vec<Box<str>>> = LazyLock::new(|| {
@@ -147,6 +147,9 @@ pub fn kind(kind: FailureKind) -> &'static str {
         FailureKind::Loop => "loop",
         FailureKind::Forbidden => "forbidden",
         FailureKind::Maintenance => "maintenance",
+        FailureKind::RateLimited => "rate_limited",
+        FailureKind::QuotaUsed => "quota_used",
+        FailureKind::TooManyAtOnce => "too_many_at_once",
         FailureKind::Io => "io",
     }
 }
@@ -223,6 +226,9 @@ const KIND_ORDER: [FailureKind; KINDS] = [
     FailureKind::Loop,
     FailureKind::Forbidden,
     FailureKind::Maintenance,
+    FailureKind::RateLimited,
+    FailureKind::QuotaUsed,
+    FailureKind::TooManyAtOnce,
 ];
 
 fn kind_index(kind: FailureKind) -> usize {
@@ -264,6 +270,9 @@ fn kind_index(kind: FailureKind) -> usize {
         FailureKind::Loop => 34,
         FailureKind::Forbidden => 35,
         FailureKind::Maintenance => 36,
+        FailureKind::RateLimited => 37,
+        FailureKind::QuotaUsed => 38,
+        FailureKind::TooManyAtOnce => 39,
     }
 }
 

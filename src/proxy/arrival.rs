@@ -10,6 +10,7 @@ use moorline_http::{FieldId, HttpVersion, RequestHead};
 
 use super::{
     affinity::{self, ArrivalContext, Destination, RequestFacts, Routed},
+    class,
     client::HalfClose,
     connection::ConnectionInfo,
     cookie::AffinityCookie,
@@ -24,7 +25,7 @@ use super::{
 };
 use crate::{
     error::{FailureKind, Phase, ProxyError, Side, Termination},
-    gateway::{FilterFacts, FilteredRequest, Interception, LocalReply, ResponseFilters},
+    gateway::{self, FilterFacts, FilteredRequest, Interception, LocalReply, ResponseFilters},
     net::proxy_protocol::ConnectionOrigin,
     observe::{StreamRecord, StreamStart},
     shared::SharedState,
@@ -291,6 +292,8 @@ impl<'a> OpenedRequest<'a> {
             sid: traits.engine.as_ref().and_then(|engine| engine.sid.as_deref()),
             is_engine: traits.engine.is_some(),
             upgrade,
+            class: class::of(self.proxy, rule, &request, traits.engine.as_ref(), upgrade),
+            preview: false,
         };
         let passed = match &rule.filters {
             Some(filters) => {
@@ -304,6 +307,11 @@ impl<'a> OpenedRequest<'a> {
         let passed = passed.map_err(|interception| match *interception {
             Interception::Answered(answer) => self.answered(answer, unread),
             Interception::Refused(error) => self.refused(&error, unread),
+            Interception::Limited(error, report) => {
+                let mut refused = self.refused(&error, unread);
+                gateway::describe_limit(report, &mut refused.reply.head.head);
+                refused
+            }
         })?;
         let answer = match &rule.action {
             RouteAction::Pool(pool) => return Ok((passed, pool)),

@@ -190,6 +190,9 @@ pub(super) fn error(error: &ProxyError, context: &ReplyContext, id: &str) -> Own
         | FailureKind::TooMany
         | FailureKind::NotAdmitted
         | FailureKind::Maintenance
+        | FailureKind::RateLimited
+        | FailureKind::QuotaUsed
+        | FailureKind::TooManyAtOnce
         | FailureKind::Exhausted => {
             let seconds = error.retry_after.unwrap_or(RETRY_AFTER_SECONDS);
             head.set_fmt(FieldId::RetryAfter, format_args!("{seconds}"));
@@ -309,6 +312,9 @@ pub(crate) fn status(error: &ProxyError) -> StatusCode {
         | FailureKind::Maintenance
         | FailureKind::Exhausted => StatusCode::SERVICE_UNAVAILABLE,
         FailureKind::Forbidden => StatusCode::FORBIDDEN,
+        FailureKind::RateLimited | FailureKind::QuotaUsed | FailureKind::TooManyAtOnce => {
+            StatusCode::TOO_MANY_REQUESTS
+        }
         FailureKind::TimedOut if error.side == Side::Client => StatusCode::REQUEST_TIMEOUT,
         FailureKind::TimedOut => StatusCode::GATEWAY_TIMEOUT,
         FailureKind::Incomplete | FailureKind::Reset | FailureKind::Malformed
@@ -345,6 +351,11 @@ pub(crate) fn sentence(error: &ProxyError) -> &'static str {
         (FailureKind::UpgradeRequired, _) => "Only WebSocket version 13 is supported.",
         (FailureKind::BodyTooLarge, Phase::RequestBody) => "The request body is too large.",
         (FailureKind::Forbidden, _) => "This address may not use this resource.",
+        (FailureKind::RateLimited, _) => "Too many requests; try again later.",
+        (FailureKind::QuotaUsed, _) => "The quota of requests is used up.",
+        (FailureKind::TooManyAtOnce, _) => {
+            "Too many requests or connections are open; close one or try again later."
+        }
         (FailureKind::Maintenance, _) => "This service is closed for maintenance; try again later.",
         (FailureKind::BodyTooLarge, _) => {
             "The request body is too large to search for the backend of an unknown session."

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     error::{FailureKind, Phase, Side, Termination},
+    gateway::ResponseFilters,
     observe::{StreamKind, metrics::GaugeGuard},
     sticky::SessionHold,
     stream_log::{SessionClient, TunnelGuard},
@@ -26,11 +27,23 @@ pub(super) struct TunnelCounts {
     _connection: ConnectionGuard,
 }
 
-/// How a tunnel is counted: as the session of its sid, or as a session without sid.
+/// How a tunnel is counted: as the session of its sid, or as a session without sid; perhaps also in limits.
 #[derive(Debug)]
 enum TunnelSession {
     Sid { _hold: SessionHold },
-    Socket { _hold: SessionGuard },
+    Other { _hold: OtherSession },
+}
+
+/// A separate type, so that the pointer within `Sid` distinguishes all variants and no tunnel is larger.
+#[derive(Debug)]
+enum OtherSession {
+    Socket {
+        _hold: SessionGuard,
+    },
+    /// Also in limits of the route.
+    Limited {
+        _session: Box<(TunnelSession, Box<ResponseFilters>)>,
+    },
 }
 
 /// Writes the `101`; the connection then becomes a tunnel.
@@ -46,7 +59,9 @@ pub(super) async fn tunnel(
     let known = sid.and_then(|sid| proxy.sids.hold(pool.upstream.name(), sid, Instant::now()));
     let session = match known {
         Some(hold) => TunnelSession::Sid { _hold: hold },
-        None => TunnelSession::Socket { _hold: reserved.unwrap_or_else(|| backend.hold()) },
+        None => TunnelSession::Other {
+            _hold: OtherSession::Socket { _hold: reserved.unwrap_or_else(|| backend.hold()) },
+        },
     };
     let gauge = state.info.metrics.tunnel();
     state.scope.keep_counted(state.info.counted.clone());
@@ -75,6 +90,12 @@ pub(super) async fn tunnel(
         return Flow::Drop;
     }
     let (backend, connection) = answer.lease.into_tunnel();
+    let session = match state.response.take().and_then(ResponseFilters::into_tunnel) {
+        Some(slots) => TunnelSession::Other {
+            _hold: OtherSession::Limited { _session: Box::new((session, slots)) },
+        },
+        None => session,
+    };
     let counts = TunnelCounts { _session: session, _gauge: gauge, _connection: connection };
     let guard = TunnelGuard { scope: state.scope.take(), _counts: counts };
     let early = answer.input;

@@ -188,7 +188,7 @@ test('terminations in the docs are terminations of the program', () => {
   for (const { file } of files.filter(({ file }) => /^(docs\/|README|deploy\/)/.test(file))) {
     for (const [index, line] of readFileSync(join(ROOT, file), 'utf8').split('\n').entries()) {
       for (const [name, side, rest] of line.matchAll(/\b(client|backend|proxy)_([a-z_]*[a-z])\b(?!_|…|\*)/g)) {
-        const phase = phases.find((phase) => rest.startsWith(`${phase}_`));
+        const [phase] = phases.filter((phase) => rest.startsWith(`${phase}_`)).sort((a, b) => b.length - a.length);
         const nginx = /^proxy_\w+_timeout$/.test(name);
         if (phase && !nginx && !words.has(rest.slice(phase.length + 1))) faults.push(`${file}:${index + 1}: ${side}_${rest} (${name})`);
       }

@@ -5,6 +5,7 @@ mod compression;
 mod cors;
 mod matching;
 mod rewriting;
+mod throttle;
 
 use crate::support::{Backend, Message, Proxy, Raw, message, proxy::Setup};
 

@@ -236,6 +236,7 @@ const PLACES: &[(&str, &str)] = &[
     ("routes.headers.request", "ROUTE\n[routes.headers.request]\nLINE\nAPP"),
     ("routes.maintenance", "ROUTE\n[routes.maintenance]\nLINE\nAPP"),
     ("routes.compress", "ROUTE\n[routes.compress]\nLINE\nAPP"),
+    ("routes.limits", "ROUTE\n[[routes.limits]]\nrate = \"10/s\"\nLINE\nAPP"),
     ("routes.cors", "ROUTE\n[routes.cors]\norigins = [\"https://a.test\"]\nLINE\nAPP"),
     ("pools.NAME", "WEB\n[pools.app]\nbackends = [\"127.0.0.1:1\"]\nLINE"),
     ("pools.NAME.backends", "WEB\n[[pools.app.backends]]\naddress = \"127.0.0.1:1\"\nLINE"),

@@ -1,6 +1,7 @@
 //! The filters of a route as JSON.
 
 mod bodies;
+mod throttle;
 
 use serde_json::{Map, Value, json};
 
@@ -20,6 +21,7 @@ pub(super) fn json(filters: &FilterConfig) -> Value {
         max_body,
         maintenance,
         compress,
+        limits,
     } = filters;
     let some = |edits: &HeaderEdits| (!edits.is_empty()).then(|| header_edits(edits));
     let networks = |networks: &[ipnet::IpNet]| (!networks.is_empty()).then(|| json!(networks));
@@ -34,6 +36,7 @@ pub(super) fn json(filters: &FilterConfig) -> Value {
         ("max_body", max_body.map(|most| json!(most))),
         ("maintenance", maintenance.as_ref().map(closed)),
         ("compress", compress.as_ref().map(bodies::compress)),
+        ("limits", (!limits.is_empty()).then(|| limits.iter().map(throttle::limit).collect())),
     ];
     let shown = shown.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
     Value::Object(shown.collect())

@@ -3,8 +3,8 @@
 use super::{
     COMPRESS, CORS,
     DefaultValue::{Value, Words},
-    ERROR_PAGES, HEADERS, MAINTENANCE, MATCH, NETWORKS, REDIRECT, RESPOND, REWRITE, SchemaKey,
-    Section,
+    ERROR_PAGES, HEADERS, MAINTENANCE, MATCH, NETWORKS, REDIRECT, RESPOND, REWRITE, ROUTE_LIMIT,
+    SchemaKey, Section,
     ValueKind::{Array, Boolean, OneOf, Size, Table, Text},
 };
 
@@ -138,6 +138,13 @@ pub(in crate::config) static ROUTE: Section = Section {
             default: Value("false"),
             example: r#"{ encodings = ["gzip"], level = 6 }"#,
             about: "Compresses responses for clients that accept it.",
+        },
+        SchemaKey {
+            name: "limits",
+            kind: OneOf(&[Table(&ROUTE_LIMIT), Array(&Table(&ROUTE_LIMIT))]),
+            default: Words("Unlimited"),
+            example: r#"[{ key = "client", rate = "10/s", burst = 20 }]"#,
+            about: "Limits of requests, tunnels and handshakes by client or another key. What is beyond them gets a 429.",
         },
     ],
     notes: "\

@@ -2,7 +2,7 @@
 
 use ipnet::IpNet;
 
-use super::CompressConfig;
+use super::{CompressConfig, LimitConfig};
 use crate::config::Template;
 
 /// What a route does with its requests and responses besides relaying them; by default, nothing.
@@ -24,6 +24,8 @@ pub struct FilterConfig {
     pub maintenance: Option<MaintenanceConfig>,
     /// Compression of responses; `None`: none.
     pub compress: Option<CompressConfig>,
+    /// Limits of requests, in file order.
+    pub limits: Vec<LimitConfig>,
 }
 
 /// Changes of path and host.

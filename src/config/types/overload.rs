@@ -13,7 +13,7 @@ pub struct Limits {
 }
 
 /// A number of events per time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Rate {
     /// Number of events, at least 1.
     pub times: u32,

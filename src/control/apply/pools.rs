@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use crate::{
     config::{self, Config},
     control::ControlTask,
-    gateway::{Conditions, FilterChain, LocalAnswer},
+    gateway::{Conditions, FilterChain, Limiters, LocalAnswer},
     observe::{Redaction, RouteLabel},
     route,
     snapshot::{ListenerSnapshot, PoolSnapshot, RouteAction, RouteTarget, Snapshot},
@@ -82,7 +82,10 @@ impl ControlTask {
         pools: Vec<Arc<PoolSnapshot>>,
         listeners: HashMap<Arc<str>, Arc<ListenerSnapshot>>,
     ) -> Snapshot {
-        let routes = config.routes.iter().filter_map(|rule| route_rule(rule, &pools, config));
+        let routes = config
+            .routes
+            .iter()
+            .filter_map(|rule| route_rule(rule, &pools, config, &self.proxy.limiters));
         Snapshot {
             routes: route::Routes::new(&routes.collect::<Vec<_>>()),
             removed: self.backends_without_pool(config),
@@ -101,6 +104,7 @@ fn route_rule(
     rule: &config::RouteConfig,
     pools: &[Arc<PoolSnapshot>],
     config: &Config,
+    limiters: &Limiters,
 ) -> Option<route::RouteRule<RouteTarget>> {
     let label = |pool: Option<&str>| RouteLabel {
         route: Some(rule.to_string().into()),
@@ -122,7 +126,7 @@ fn route_rule(
         (Some(own), Some(top)) => Some(Arc::new(own.or(top))),
         (own, top) => own.as_ref().or(top.as_ref()).cloned(),
     };
-    let filters = FilterChain::new(&rule.filters).map(Arc::new);
+    let filters = FilterChain::new(&rule.filters, limiters).map(Arc::new);
     let conditions = Conditions::new(&rule.conditions).map(Arc::new);
     let conditional = conditions.is_some();
     let route_label = Arc::new(route_label);

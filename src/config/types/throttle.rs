@@ -1,0 +1,117 @@
+//! Types of the limits of a route.
+
+use super::Rate;
+
+/// A limit of a route, for each value of a key.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct LimitConfig {
+    /// What the counters belong to: the name of the limit, or else its route and place. Limits that are equal count
+    /// together.
+    pub scope: String,
+    /// Name of the policy in the RateLimit fields.
+    pub name: String,
+    /// What requests are counted by.
+    pub key: LimitKey,
+    /// Requests that are counted.
+    pub what: Counted,
+    /// Rate of requests; `None`: unlimited.
+    pub rate: Option<Rate>,
+    /// Number of requests that may come at once, within the rate.
+    pub burst: u32,
+    /// Maximum number of requests in flight; `None`: unlimited.
+    pub concurrent: Option<u32>,
+    /// Maximum number of open tunnels; `None`: unlimited.
+    pub tunnels: Option<u32>,
+    /// Number of requests in a period of the clock; `None`: unlimited.
+    pub quota: Option<Quota>,
+    /// Length of the IPv6 networks that count as one client.
+    pub ipv6_prefix: u8,
+    /// Number of keys that are remembered.
+    pub max_keys: u32,
+    /// Responses that have the RateLimit fields.
+    pub fields: LimitFields,
+}
+
+/// What the requests of a limit are counted by.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum LimitKey {
+    /// The address of the client.
+    Client,
+    /// All requests of the route together.
+    Route,
+    /// The value of a header field.
+    Header(String),
+    /// The value of a cookie.
+    Cookie(String),
+    /// The value of a query parameter.
+    Query(String),
+}
+
+/// Requests that a limit counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Counted {
+    /// Every request except held polls and preflights.
+    Requests,
+    /// Requests that open a session: handshakes of Engine.IO, and WebSockets without a session.
+    Handshakes,
+    /// POST requests.
+    Posts,
+    /// Held polls.
+    Polls,
+}
+
+/// A number of requests in a period of the clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Quota {
+    /// Number of requests.
+    pub times: u32,
+    /// Length of the period in seconds; periods begin at multiples of it since midnight UTC.
+    pub period: u32,
+}
+
+/// Responses that have the RateLimit fields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LimitFields {
+    /// Every response.
+    Always,
+    /// Responses to refused requests.
+    Refusals,
+    /// None.
+    Never,
+}
+
+impl LimitKey {
+    /// The key as it is written in a file.
+    pub fn written(&self) -> String {
+        match self {
+            Self::Client => "client".to_owned(),
+            Self::Route => "route".to_owned(),
+            Self::Header(name) => format!("header:{name}"),
+            Self::Cookie(name) => format!("cookie:{name}"),
+            Self::Query(name) => format!("query:{name}"),
+        }
+    }
+}
+
+impl Counted {
+    /// The word in a file.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Requests => "requests",
+            Self::Handshakes => "handshakes",
+            Self::Posts => "posts",
+            Self::Polls => "polls",
+        }
+    }
+}
+
+impl LimitFields {
+    /// The word in a file.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Always => "always",
+            Self::Refusals => "refusals",
+            Self::Never => "never",
+        }
+    }
+}
