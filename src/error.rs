@@ -61,6 +61,8 @@ pub enum FailureKind {
     BodyTooLarge,
     /// No route matches the host and path.
     NoRoute,
+    /// No file has the name that the path asks for.
+    NoFile,
     /// The host is served on passthrough connections only.
     Misdirected,
     /// The address of the client may not use the route.
@@ -204,6 +206,7 @@ impl fmt::Display for FailureKind {
             Self::UnsupportedCoding => "unsupported transfer coding",
             Self::BodyTooLarge => "body too large",
             Self::NoRoute => "no route matches",
+            Self::NoFile => "no such file",
             Self::Misdirected => "host served on passthrough connections only",
             Self::NoBackend => "no backend is available",
             Self::SessionGone => "the session has ended",

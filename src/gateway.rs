@@ -24,6 +24,7 @@ mod compress;
 mod conditions;
 mod cors;
 mod fields;
+mod files;
 mod limits;
 mod local;
 mod rewrite;
@@ -33,7 +34,8 @@ pub(crate) use self::{
     body::{BodyFilter, BodyStream, ReplyBody},
     chain::{FilterChain, FilteredRequest, Interception, ResponseFilters, describe_limit},
     conditions::{Conditions, RouteFacts},
+    files::{FileRequest, StaticFiles},
     limits::Limiters,
-    local::{LocalAnswer, LocalReply},
+    local::{LocalAnswer, LocalOutcome, LocalReply},
     variables::{FilterFacts, RequestClass},
 };

@@ -8,7 +8,7 @@
 //! 4. `backend` takes a kept connection or opens one. `exchange` drives it in the task of the request: it writes the
 //!    request (`upload`), waits for the head of the response, and watches the client. `inspect` and
 //!    `session_detect` read the session from the response.
-//! 5. `deliver` moves the response to the client, `streamed` a response whose body is made or changed here; `websocket` and `tunnel_start` turn the connection into a tunnel.
+//! 5. `deliver` moves the response to the client, `streamed` a response whose body is made or changed here, `local_reply` a file; `websocket` and `tunnel_start` turn the connection into a tunnel.
 //!
 //! Every failure becomes a reply in `reply`, with a body from `error_body`. Every stream ends once, in its
 //! `StreamScope`. While a request waits, neither side holds a buffer, and its future is small: an `async fn` stores its
@@ -30,6 +30,7 @@ mod exchange;
 mod forwarding;
 mod handle;
 mod inspect;
+mod local_reply;
 mod long_poll;
 mod lookup;
 mod outgoing;

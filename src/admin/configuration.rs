@@ -214,7 +214,7 @@ fn route(route: &RouteConfig) -> Value {
         filters,
     } = route;
     let (redirect, respond) = match target {
-        RouteTo::Pool(_) => (None, None),
+        RouteTo::Pool(_) | RouteTo::Files(_) => (None, None),
         RouteTo::Redirect(RedirectConfig { to, status }) => {
             (Some(json!({ "to": to.source(), "status": status })), None)
         }
@@ -230,6 +230,10 @@ fn route(route: &RouteConfig) -> Value {
         "pool": route.pool(),
         "redirect": redirect,
         "respond": respond,
+        "files": match target {
+            RouteTo::Files(files) => Some(filters::files(files)),
+            _ => None,
+        },
         "listeners": listeners,
         "error_pages": pages.as_deref().map(error_pages),
         "filters": filters::json(filters),

@@ -3,6 +3,8 @@
 mod bodies;
 pub(super) mod throttle;
 
+pub(super) use bodies::files;
+
 use regex::Regex;
 
 use super::{

@@ -157,13 +157,14 @@ fn share_limits(routes: &mut [RouteConfig]) {
     routes.iter_mut().for_each(|route| throttle::in_route(&mut route.filters.limits, &name));
 }
 
-/// What answers the requests: exactly one of a pool, a redirect and a fixed response.
+/// What answers the requests: exactly one of a pool, a redirect, a fixed response and files.
 fn target(
     table: &TomlTable<'_>,
     pool: impl Fn(&TomlValue<'_>) -> Option<String>,
 ) -> Option<RouteTo> {
-    let mut set =
-        ["pool", "redirect", "respond"].into_iter().filter(|key| table.value(key).is_some());
+    let mut set = ["pool", "redirect", "respond", "files"]
+        .into_iter()
+        .filter(|key| table.value(key).is_some());
     let (first, second) = (set.next(), set.next());
     if let (Some(first), Some(second)) = (first, second) {
         let wrong = InvalidValue::new(format!("`{first}` and `{second}` cannot be used together"));
@@ -177,8 +178,11 @@ fn target(
         Some("respond") => {
             table.value("respond").and_then(|value| filters::respond(&value)).map(RouteTo::Respond)
         }
+        Some("files") => {
+            table.value("files").and_then(|value| filters::files(&value)).map(RouteTo::Files)
+        }
         _ => table
-            .need("pool", "`pool = \"NAME\"`, `redirect` or `respond`")
+            .need("pool", "`pool = \"NAME\"`, `redirect`, `respond` or `files`")
             .and_then(|value| pool(&value))
             .map(RouteTo::Pool),
     }

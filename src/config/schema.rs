@@ -171,6 +171,7 @@ pub static SECTIONS: &[&Section] = &[
     &MATCH_CERTIFICATE,
     &REDIRECT,
     &RESPOND,
+    &FILES,
     &REWRITE,
     &REPLACE,
     &REGEX,

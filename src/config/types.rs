@@ -17,7 +17,7 @@ mod tls;
 
 pub use self::{
     admin::{Admin, AdminRemote, AdminSocket},
-    bodies::{CompressConfig, ContentCoding},
+    bodies::{CompressConfig, ContentCoding, FilesConfig},
     conditions::{CertificateCondition, RouteConditions, TextCondition},
     discovery::{BackendSource, Dns, HttpSource},
     gateway::{

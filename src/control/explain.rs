@@ -26,7 +26,7 @@ use crate::{
     api::{ExplainRequest, Explanation, ListenerState},
     config::Balance,
     error::{FailureKind, ProxyError},
-    gateway::{FilterFacts, Interception},
+    gateway::{FilterFacts, Interception, LocalOutcome},
     net::tls::TlsInfo,
     observe::ChosenBy,
     proxy::{
@@ -180,8 +180,12 @@ fn followed(
             place(shared, pool, &arrived.head, &checked, client, explanation);
             unhealthy(pool, explanation);
         }
-        RouteAction::Answer(answer) => match answer.reply(&facts) {
-            Ok(reply) => {
+        RouteAction::Answer(answer) => match answer.reply(&arrived.head, &facts) {
+            Ok(LocalOutcome::File(_)) => {
+                let sentence = format!("The route {route} answers with a file, if there is one.");
+                explanation.steps.push(sentence);
+            }
+            Ok(LocalOutcome::Reply(reply)) => {
                 let sentence = format!("The route {route} answers without a backend.");
                 answers(explanation, reply.head.status.as_u16(), &sentence);
             }

@@ -20,7 +20,7 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Body, Frame};
-use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
 
 use super::compress::Encoder;
 
@@ -40,6 +40,11 @@ impl BodyStream {
     /// Creates a stream from a body. Its trailers are ignored.
     pub(crate) fn new(body: impl Body<Data = Bytes, Error = io::Error> + Send + 'static) -> Self {
         Self(UnsyncBoxBody::new(body))
+    }
+
+    /// Creates a stream of one piece.
+    pub(crate) fn of(bytes: Bytes) -> Self {
+        Self::new(Full::new(bytes).map_err(|never| match never {}))
     }
 
     /// The number of bytes, if it is known.
@@ -110,19 +115,15 @@ impl BodyFilter {
 
 #[cfg(test)]
 mod tests {
-    use http_body_util::{BodyExt as _, Empty, Full};
-
     use super::*;
 
     #[tokio::test]
     async fn a_stream_yields_its_pieces_and_its_length() {
-        let full = Full::new(Bytes::from_static(b"abc")).map_err(|never| match never {});
-        let mut stream = BodyStream::new(full);
+        let mut stream = BodyStream::of(Bytes::from_static(b"abc"));
         assert_eq!(stream.length(), Some(3));
         let piece = std::future::poll_fn(|cx| stream.poll_piece(cx)).await.unwrap();
         assert_eq!(piece.as_deref(), Some(&b"abc"[..]));
         assert!(std::future::poll_fn(|cx| stream.poll_piece(cx)).await.unwrap().is_none());
-        let empty = BodyStream::new(Empty::new().map_err(|never| match never {}));
-        assert_eq!(empty.length(), Some(0));
+        assert_eq!(BodyStream::of(Bytes::new()).length(), Some(0));
     }
 }

@@ -254,10 +254,9 @@ impl ResponseFilters {
             grant.apply(&mut head.head);
         }
     }
-    /// Returns the filter for the body of a response, and changes its head accordingly; `None`: the body stays as it is.
+    /// Returns the filter for the body of a response with this length, and changes its head accordingly; `None`: the body stays as it is.
     /// Comes after [`apply`](Self::apply).
-    pub(crate) fn body(&self, head: &mut ResponseHead) -> Option<BodyFilter> {
-        let length = head.length();
+    pub(crate) fn body(&self, head: &mut ResponseHead, length: BodyLength) -> Option<BodyFilter> {
         self.compression.as_ref()?.apply(head, length)
     }
 

@@ -2,10 +2,11 @@
 
 use bytes::Bytes;
 use http::StatusCode;
-use moorline_http::{FieldId, Head, ResponseHead};
+use moorline_http::{FieldId, Head, RequestHead, ResponseHead};
 
 use super::{
     body::ReplyBody,
+    files::{FileRequest, StaticFiles},
     variables::{FilterFacts, render},
 };
 use crate::{
@@ -38,26 +39,45 @@ pub(crate) enum LocalAnswer {
     Redirect(RedirectConfig),
     /// A fixed response.
     Respond(RespondConfig),
+    /// A file.
+    Files(StaticFiles),
+}
+
+/// The answer to one request.
+#[derive(Debug)]
+pub(crate) enum LocalOutcome {
+    /// The response.
+    Reply(LocalReply),
+    /// A file, which takes time to be found.
+    File(FileRequest),
 }
 
 impl LocalAnswer {
-    /// Answers a request.
+    /// Answers a request, whose path may have been rewritten.
     ///
     /// # Errors
     /// Clients of Engine.IO and WebSockets follow no redirect: they get the error of a missing route, which says so in the
     /// log.
-    pub(crate) fn reply(&self, facts: &FilterFacts<'_>) -> Result<LocalReply, ProxyError> {
-        match self {
+    pub(crate) fn reply(
+        &self,
+        request: &RequestHead,
+        facts: &FilterFacts<'_>,
+    ) -> Result<LocalOutcome, ProxyError> {
+        let reply = match self {
+            Self::Files(files) => match files.request(request, facts)? {
+                Ok(file) => return Ok(LocalOutcome::File(file)),
+                Err(reply) => reply,
+            },
             Self::Redirect(_) if facts.upgrade || facts.is_engine => {
                 let error = ProxyError::new(Side::Client, Phase::Select, FailureKind::NoRoute);
-                Err(error.with_source(
+                return Err(error.with_source(
                     "the route redirects, which clients of Engine.IO and WebSockets do not follow",
-                ))
+                ));
             }
             Self::Redirect(redirect) => {
                 let mut reply = LocalReply::new(status(redirect.status));
                 reply.fields().set(FieldId::Location, render(&redirect.to, facts));
-                Ok(reply)
+                reply
             }
             Self::Respond(respond) => {
                 let mut reply = LocalReply::new(status(respond.status));
@@ -66,9 +86,10 @@ impl LocalAnswer {
                     reply.fields().set(FieldId::ContentType, &*respond.content_type);
                 }
                 reply.body = ReplyBody::Bytes(body);
-                Ok(reply)
+                reply
             }
-        }
+        };
+        Ok(LocalOutcome::Reply(reply))
     }
 }
 
@@ -80,20 +101,27 @@ fn status(code: u16) -> StatusCode {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config::Template, gateway::variables::tests::facts};
+    use crate::{config::Template, gateway::variables::tests::facts, proxy::testing::request};
+
+    fn answered(answer: &LocalAnswer, facts: &FilterFacts<'_>) -> Result<LocalReply, ProxyError> {
+        match answer.reply(&request("GET / HTTP/1.1\r\n"), facts)? {
+            LocalOutcome::Reply(reply) => Ok(reply),
+            LocalOutcome::File(file) => panic!("{file:?}"),
+        }
+    }
 
     #[test]
     fn a_redirect_has_its_location_and_no_socket_gets_one() {
         let to = Template::parse("https://www.example.com{path}{query}").unwrap();
         let answer = LocalAnswer::Redirect(RedirectConfig { to, status: 302 });
-        let reply = answer.reply(&facts()).unwrap();
+        let reply = answered(&answer, &facts()).unwrap();
         assert_eq!(reply.head.status, StatusCode::FOUND);
         let location = reply.head.head.get(FieldId::Location);
         assert_eq!(location, Some(&b"https://www.example.com/app/x?y=1"[..]));
         for facts in
             [FilterFacts { upgrade: true, ..facts() }, FilterFacts { is_engine: true, ..facts() }]
         {
-            assert_eq!(answer.reply(&facts).unwrap_err().kind, FailureKind::NoRoute);
+            assert_eq!(answered(&answer, &facts).unwrap_err().kind, FailureKind::NoRoute);
         }
     }
 
@@ -102,9 +130,8 @@ mod tests {
         let respond = |body: &str, content_type: &str| {
             let body = Template::parse(body).unwrap();
             let content_type = content_type.to_owned();
-            LocalAnswer::Respond(RespondConfig { status: 200, body, content_type })
-                .reply(&facts())
-                .unwrap()
+            let answer = LocalAnswer::Respond(RespondConfig { status: 200, body, content_type });
+            answered(&answer, &facts()).unwrap()
         };
         let plain = respond("hello {client_ip}", "text/plain");
         let ReplyBody::Bytes(body) = &plain.body else { panic!("{plain:?}") };

@@ -14,7 +14,7 @@ pub const TERMINATIONS: usize = SINGLE + SIDES * PHASES * KINDS;
 const SINGLE: usize = 12;
 const SIDES: usize = 3;
 const PHASES: usize = 9;
-const KINDS: usize = 40;
+const KINDS: usize = 41;
 
 /// All labels by index.
 static LABELS: LazyLock<Vec<Box<str>>> = LazyLock::new(|| {
@@ -116,6 +116,7 @@ pub fn kind(kind: FailureKind) -> &'static str {
         FailureKind::UpgradeRequired => "upgrade_required",
         FailureKind::BodyTooLarge => "body_too_large",
         FailureKind::NoRoute => "no_route",
+        FailureKind::NoFile => "no_file",
         FailureKind::NoBackend => "no_backend",
         FailureKind::SessionGone => "session_gone",
         FailureKind::Saturated => "saturated",
@@ -229,6 +230,7 @@ const KIND_ORDER: [FailureKind; KINDS] = [
     FailureKind::RateLimited,
     FailureKind::QuotaUsed,
     FailureKind::TooManyAtOnce,
+    FailureKind::NoFile,
 ];
 
 fn kind_index(kind: FailureKind) -> usize {
@@ -273,6 +275,7 @@ fn kind_index(kind: FailureKind) -> usize {
         FailureKind::RateLimited => 37,
         FailureKind::QuotaUsed => 38,
         FailureKind::TooManyAtOnce => 39,
+        FailureKind::NoFile => 40,
     }
 }
 

@@ -16,6 +16,7 @@ use super::{
     cookie::AffinityCookie,
     engine_request::{EngineRequest, engine_request},
     forwarding::{self, ForwardedClaims, ForwardingContext, RequestId},
+    local_reply::DeferredReply,
     long_poll,
     lookup::CountedLookup,
     outgoing::Outgoing,
@@ -25,7 +26,10 @@ use super::{
 };
 use crate::{
     error::{FailureKind, Phase, ProxyError, Side, Termination},
-    gateway::{self, FilterFacts, FilteredRequest, Interception, LocalReply, ResponseFilters},
+    gateway::{
+        self, FileRequest, FilterFacts, FilteredRequest, Interception, LocalOutcome, LocalReply,
+        ResponseFilters,
+    },
     net::proxy_protocol::ConnectionOrigin,
     observe::{StreamRecord, StreamStart},
     shared::SharedState,
@@ -77,9 +81,17 @@ pub(super) struct Arrival<'a> {
 
 /// A reply before a backend was chosen.
 pub(super) struct Refused {
-    pub(super) reply: OwnReply,
+    pub(super) reply: RefusedReply,
     /// The request has a body that was not read.
     pub(super) unread: bool,
+}
+
+/// The reply to a request that needs no backend.
+pub(super) enum RefusedReply {
+    /// It is known.
+    Own(OwnReply),
+    /// It is still to be made.
+    Deferred(Box<DeferredReply>),
 }
 
 /// What the request says about itself, read once.
@@ -255,7 +267,7 @@ impl<'a> OpenedRequest<'a> {
             }
             Err(error) => return Err(self.refuse(request, &error)),
         };
-        let reply = answered(self.scope.take(), reply);
+        let reply = RefusedReply::Own(answered(self.scope.take(), reply));
         Err(Box::new(Refused { reply, unread: request.has_body() }))
     }
 
@@ -309,16 +321,19 @@ impl<'a> OpenedRequest<'a> {
             Interception::Refused(error) => self.refused(&error, unread),
             Interception::Limited(error, report) => {
                 let mut refused = self.refused(&error, unread);
-                gateway::describe_limit(report, &mut refused.reply.head.head);
+                if let RefusedReply::Own(reply) = &mut refused.reply {
+                    gateway::describe_limit(report, &mut reply.head.head);
+                }
                 refused
             }
         })?;
         let answer = match &rule.action {
             RouteAction::Pool(pool) => return Ok((passed, pool)),
-            RouteAction::Answer(answer) => answer.reply(&facts),
+            RouteAction::Answer(answer) => answer.reply(&passed.request, &facts),
         };
         Err(match answer {
-            Ok(mut answer) => {
+            Ok(LocalOutcome::File(file)) => self.deferred(file, passed.response, unread),
+            Ok(LocalOutcome::Reply(mut answer)) => {
                 if let Some(filters) = &passed.response {
                     filters.apply_local(&mut answer);
                 }
@@ -331,13 +346,26 @@ impl<'a> OpenedRequest<'a> {
     /// Ends the request with a reply that is made without a backend.
     fn answered(&mut self, answer: LocalReply, unread: bool) -> Box<Refused> {
         let id = self.scope.record().id().to_owned();
-        let reply = answered(self.scope.take(), reply::local(answer, &id));
+        let reply = RefusedReply::Own(answered(self.scope.take(), reply::local(answer, &id)));
         Box::new(Refused { reply, unread })
+    }
+
+    /// Leaves the request to a file.
+    fn deferred(
+        &mut self,
+        request: FileRequest,
+        filters: Option<Box<ResponseFilters>>,
+        unread: bool,
+    ) -> Box<Refused> {
+        let (scope, context) = (self.scope.take(), self.reply_context.take());
+        let reply = Box::new(DeferredReply { scope, context, filters, request });
+        Box::new(Refused { reply: RefusedReply::Deferred(reply), unread })
     }
 
     /// Ends the request with an error reply.
     fn refused(&mut self, error: &ProxyError, unread: bool) -> Box<Refused> {
         let reply = reply::refuse(self.scope.take(), error, &self.reply_context);
+        let reply = RefusedReply::Own(reply);
         Box::new(Refused { reply, unread })
     }
 

@@ -12,7 +12,7 @@ use moorline_http::{FieldId, RequestHead};
 
 use super::{
     affinity::Destination,
-    arrival::{Arrival, Refused, RequestState, RequestTraits, arrive},
+    arrival::{Arrival, Refused, RefusedReply, RequestState, RequestTraits, arrive},
     attempt::{AttemptOutcome, RequestAttempt},
     client::ClientSide,
     connection::{self, Answered, ConnectionInfo, Flow},
@@ -51,7 +51,11 @@ pub(super) fn handle<'a>(
         // A refused request may have a body.
         Err(refused) => {
             let Refused { reply, unread } = *refused;
-            Box::pin(connection::answer(client, reply, Answered { is_head, keeps, unread }))
+            let answered = Answered { is_head, keeps, unread };
+            match reply {
+                RefusedReply::Own(reply) => Box::pin(connection::answer(client, reply, answered)),
+                RefusedReply::Deferred(reply) => Box::pin(reply.answer(client, answered)),
+            }
         }
     }
 }
@@ -197,7 +201,10 @@ impl<'p> Arrival<'p> {
             false => Some(timeouts.body_idle),
         };
         let keeps = state.keeps && state.info.keeps_connections();
-        let filter = state.response.as_ref().and_then(|filters| filters.body(head));
+        let filter = state.response.as_ref().and_then(|filters| {
+            let length = head.length();
+            filters.body(head, length)
+        });
         let scope = state.scope.take();
         if let Some(filter) = filter {
             let answer = (reached.answer, filter);

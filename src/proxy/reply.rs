@@ -74,7 +74,7 @@ impl OwnReply {
 }
 
 /// Properties of a request that determine its error reply.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct ReplyContext {
     /// Origin of the page, for requests of a browser.
     origin: Option<Box<[u8]>>,
@@ -116,6 +116,11 @@ impl ReplyContext {
             format: ErrorFormat::of(request, is_engine),
             pages: pages.cloned(),
         }
+    }
+
+    /// Moves the context out.
+    pub(super) fn take(&mut self) -> Self {
+        std::mem::take(self)
     }
 
     /// Uses the error pages of the request's route.
@@ -302,7 +307,10 @@ pub(crate) fn status(error: &ProxyError) -> StatusCode {
         FailureKind::TargetTooLong => StatusCode::URI_TOO_LONG,
         FailureKind::UnsupportedVersion => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
         FailureKind::UnsupportedCoding => StatusCode::NOT_IMPLEMENTED,
-        FailureKind::NoRoute => StatusCode::NOT_FOUND,
+        FailureKind::NoRoute | FailureKind::NoFile => StatusCode::NOT_FOUND,
+        FailureKind::Io if error.side == Side::Proxy && error.phase == Phase::ResponseBody => {
+            StatusCode::INTERNAL_SERVER_ERROR
+        }
         FailureKind::Misdirected => StatusCode::MISDIRECTED_REQUEST,
         FailureKind::Loop => StatusCode::LOOP_DETECTED,
         FailureKind::NoBackend
@@ -376,6 +384,10 @@ pub(crate) fn sentence(error: &ProxyError) -> &'static str {
             "The request leads back to this proxy: a backend of its pool is the proxy itself."
         }
         (FailureKind::NoRoute, _) => "No route covers this host and path.",
+        (FailureKind::NoFile, _) => "There is no such file.",
+        (FailureKind::Io, Phase::ResponseBody) if error.side == Side::Proxy => {
+            "The file cannot be read."
+        }
         (FailureKind::NoBackend, _) => "No backend is available.",
         (FailureKind::SessionGone, _) => UNKNOWN_SID,
         (FailureKind::Saturated, Phase::RequestBody) => {

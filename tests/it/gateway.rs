@@ -3,6 +3,7 @@
 mod answers;
 mod compression;
 mod cors;
+mod files;
 mod matching;
 mod rewriting;
 mod throttle;

@@ -223,6 +223,7 @@ const PLACES: &[(&str, &str)] = &[
     ),
     ("routes.redirect", "WEB\n[[routes]]\n[routes.redirect]\nto = \"/x\"\nLINE\nAPP"),
     ("routes.respond", "WEB\n[[routes]]\n[routes.respond]\nLINE\nAPP"),
+    ("routes.files", "WEB\n[[routes]]\n[routes.files]\nroot = \".\"\nLINE\nAPP"),
     ("routes.rewrite", "ROUTE\n[routes.rewrite]\nLINE\nAPP"),
     (
         "routes.rewrite.replace",

@@ -3,6 +3,8 @@
 mod bodies;
 mod throttle;
 
+pub(super) use bodies::files;
+
 use serde_json::{Map, Value, json};
 
 use crate::config::{

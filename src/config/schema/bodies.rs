@@ -1,9 +1,55 @@
 //! Keys of a route that change bodies.
 
 use super::{
-    DefaultValue::{Value, Words},
+    DefaultValue::{Required, Value, Words},
     SchemaKey, Section,
-    ValueKind::{Array, Choice, Integer, OneOf, Size, Text},
+    ValueKind::{Array, Boolean, Choice, Integer, OneOf, Size, Text},
+};
+
+pub(in crate::config) static FILES: Section = Section {
+    name: "routes.files",
+    heading: "`files` of a route",
+    about: "Instead of the table, the folder alone can be written.",
+    keys: &[
+        SchemaKey {
+            name: "root",
+            kind: Text("path of a folder"),
+            default: Required,
+            example: r#""docs""#,
+            about: "The folder with the files. No file outside of it is served; a symbolic link that leads out of it is like a missing \
+                    file.",
+        },
+        SchemaKey {
+            name: "index",
+            kind: Text("file name"),
+            default: Value(r#""index.html""#),
+            example: r#""home.html""#,
+            about: "The file that answers for a folder. Folders are never listed.",
+        },
+        SchemaKey {
+            name: "spa",
+            kind: Text("path below the root"),
+            default: Words("None; missing files get a 404"),
+            example: r#""/index.html""#,
+            about: "Page of a single-page app: the answer to a browser that opens a path without a file. Scripts, style sheets and other \
+                    requests get a 404.",
+        },
+        SchemaKey {
+            name: "precompressed",
+            kind: Boolean,
+            default: Value("false"),
+            example: "true",
+            about: "Sends `app.js.br`, `app.js.gz` or `app.js.zst` for `app.js` to clients that accept it.",
+        },
+        SchemaKey {
+            name: "hidden",
+            kind: Boolean,
+            default: Value("false"),
+            example: "true",
+            about: "Serves files and folders whose names begin with a dot. `/.well-known` is served in any case.",
+        },
+    ],
+    notes: "The path of the request is taken after a `rewrite`. Only GET and HEAD are allowed. WebSockets and requests of Engine.IO get a 404.",
 };
 
 pub(in crate::config) static COMPRESS: Section = Section {

@@ -3,8 +3,8 @@
 use super::{
     COMPRESS, CORS,
     DefaultValue::{Value, Words},
-    ERROR_PAGES, HEADERS, MAINTENANCE, MATCH, NETWORKS, REDIRECT, RESPOND, REWRITE, ROUTE_LIMIT,
-    SchemaKey, Section,
+    ERROR_PAGES, FILES, HEADERS, MAINTENANCE, MATCH, NETWORKS, REDIRECT, RESPOND, REWRITE,
+    ROUTE_LIMIT, SchemaKey, Section,
     ValueKind::{Array, Boolean, OneOf, Size, Table, Text},
 };
 
@@ -40,7 +40,7 @@ pub(in crate::config) static ROUTE: Section = Section {
         SchemaKey {
             name: "pool",
             kind: Text("name of a pool"),
-            default: Words("None; then `redirect` or `respond` is set"),
+            default: Words("None; then `redirect`, `respond` or `files` is set"),
             example: r#""chat""#,
             about: "The pool that answers.",
         },
@@ -58,6 +58,13 @@ pub(in crate::config) static ROUTE: Section = Section {
             default: Words("None"),
             example: r#"{ status = 200, body = "ok\n" }"#,
             about: "Response to every request.",
+        },
+        SchemaKey {
+            name: "files",
+            kind: OneOf(&[Text("path of a folder"), Table(&FILES)]),
+            default: Words("None"),
+            example: r#"{ root = "docs", spa = "/index.html" }"#,
+            about: "A folder whose files answer the requests.",
         },
         SchemaKey {
             name: "listeners",

@@ -1,5 +1,22 @@
 //! Types of what a route does with bodies.
 
+use std::path::PathBuf;
+
+/// Static files of a route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FilesConfig {
+    /// The folder with the files.
+    pub root: PathBuf,
+    /// Name of the file that answers for a folder.
+    pub index: String,
+    /// Path of the page for navigations to paths without a file; `None`: they get a 404.
+    pub spa: Option<String>,
+    /// Whether `.br`, `.gz` and `.zst` files beside a file are sent instead of it.
+    pub precompressed: bool,
+    /// Whether names that begin with a dot are served.
+    pub hidden: bool,
+}
+
 /// Compression of responses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CompressConfig {

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use super::{FilterConfig, RedirectConfig, RespondConfig, RouteConditions};
+use super::{FilesConfig, FilterConfig, RedirectConfig, RespondConfig, RouteConditions};
 use crate::config::ErrorPages;
 
 /// A route: hosts and paths, and what happens with their requests.
@@ -33,6 +33,8 @@ pub enum RouteTo {
     Redirect(RedirectConfig),
     /// A fixed response.
     Respond(RespondConfig),
+    /// Static files.
+    Files(FilesConfig),
 }
 
 impl RouteConfig {
@@ -53,7 +55,7 @@ impl RouteConfig {
     pub fn pool(&self) -> Option<&str> {
         match &self.target {
             RouteTo::Pool(pool) => Some(pool),
-            RouteTo::Redirect(_) | RouteTo::Respond(_) => None,
+            RouteTo::Redirect(_) | RouteTo::Respond(_) | RouteTo::Files(_) => None,
         }
     }
 }
@@ -63,6 +65,7 @@ impl fmt::Display for RouteTo {
         match self {
             Self::Pool(pool) => write!(f, "pool {pool}"),
             Self::Redirect(redirect) => write!(f, "a redirect with status {}", redirect.status),
+            Self::Files(files) => write!(f, "the files in {}", files.root.display()),
             Self::Respond(respond) => write!(f, "a fixed response with status {}", respond.status),
         }
     }

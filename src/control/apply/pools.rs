@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use crate::{
     config::{self, Config},
     control::ControlTask,
-    gateway::{Conditions, FilterChain, Limiters, LocalAnswer},
+    gateway::{Conditions, FilterChain, Limiters, LocalAnswer, StaticFiles},
     observe::{Redaction, RouteLabel},
     route,
     snapshot::{ListenerSnapshot, PoolSnapshot, RouteAction, RouteTarget, Snapshot},
@@ -117,6 +117,10 @@ fn route_rule(
         }
         config::RouteTo::Redirect(redirect) => {
             (label(None), RouteAction::Answer(Arc::new(LocalAnswer::Redirect(redirect.clone()))))
+        }
+        config::RouteTo::Files(files) => {
+            let files = StaticFiles::new(files.clone());
+            (label(None), RouteAction::Answer(Arc::new(LocalAnswer::Files(files))))
         }
         config::RouteTo::Respond(respond) => {
             (label(None), RouteAction::Answer(Arc::new(LocalAnswer::Respond(respond.clone()))))

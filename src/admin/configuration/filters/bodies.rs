@@ -2,7 +2,19 @@
 
 use serde_json::{Value, json};
 
-use crate::config::{CompressConfig, ContentCoding};
+use crate::config::{CompressConfig, ContentCoding, FilesConfig};
+
+/// The files of a route.
+pub(in crate::admin) fn files(config: &FilesConfig) -> Value {
+    let FilesConfig { root, index, spa, precompressed, hidden } = config;
+    json!({
+        "root": root.display().to_string(),
+        "index": index,
+        "spa": spa,
+        "precompressed": precompressed,
+        "hidden": hidden,
+    })
+}
 
 /// The compression of responses.
 pub(super) fn compress(config: &CompressConfig) -> Value {

@@ -1,0 +1,85 @@
+//! Answers a request by a response that takes time to be made, or whose body is a stream: a file, for example.
+//!
+//! The request ends here. It has no backend, and its scope stays open until the last byte of the body.
+
+use std::{
+    future::{Future as _, poll_fn},
+    pin::pin,
+    task::Poll,
+};
+
+use bytes::Bytes;
+use moorline_http::{BodyLength, FieldId};
+
+use super::{
+    client::ClientSide,
+    connection::{self, Answered, Flow},
+    reply::{self, ReplyContext},
+    streamed::StreamedDelivery,
+};
+use crate::{
+    error::Phase,
+    gateway::{BodyStream, FileRequest, LocalReply, ReplyBody, ResponseFilters},
+    stream_log::StreamScope,
+};
+
+/// A request that a file answers.
+pub(super) struct DeferredReply {
+    pub(super) scope: StreamScope,
+    pub(super) context: ReplyContext,
+    pub(super) filters: Option<Box<ResponseFilters>>,
+    pub(super) request: FileRequest,
+}
+
+impl DeferredReply {
+    /// Makes the response and delivers it.
+    pub(super) async fn answer(self, client: &mut ClientSide, request: Answered) -> Flow {
+        let Self { mut scope, context, filters, request: file } = self;
+        scope.enter(Phase::ResponseHeader);
+        let mut making = pin!(file.reply());
+        let made = poll_fn(|cx| match making.as_mut().poll(cx) {
+            Poll::Ready(made) => Poll::Ready(Some(made)),
+            Poll::Pending => client.poll_departure(cx).map(|_| None),
+        });
+        match made.await {
+            Some(Ok(made)) => deliver(client, scope, (made, filters.as_deref()), request).await,
+            Some(Err(error)) => {
+                let reply = reply::refuse(scope, &error, &context);
+                connection::answer(client, reply, request).await
+            }
+            None => {
+                scope.client_lost(crate::error::FailureKind::Incomplete);
+                Flow::Drop
+            }
+        }
+    }
+}
+
+/// Delivers a response that is made here, piece by piece.
+async fn deliver(
+    client: &mut ClientSide,
+    mut scope: StreamScope,
+    (made, filters): (LocalReply, Option<&ResponseFilters>),
+    request: Answered,
+) -> Flow {
+    let LocalReply { mut head, body } = made;
+    let stream = match body {
+        ReplyBody::Stream(stream) => stream,
+        ReplyBody::Bytes(bytes) => BodyStream::of(bytes),
+    };
+    head.head.set(FieldId::XRequestId, scope.record().id());
+    if stream.length() == Some(0) && !head.head.has(FieldId::ContentLength) {
+        head.head.set(FieldId::ContentLength, "0");
+    }
+    let length = stream.length().map_or(BodyLength::Chunked, BodyLength::Exactly);
+    let filter = filters.and_then(|filters| {
+        filters.apply(&mut head);
+        filters.body(&mut head, length)
+    });
+    scope.record().status = head.status.as_u16();
+    scope.enter(Phase::ResponseBody);
+    let stream = if request.is_head { BodyStream::of(Bytes::new()) } else { stream };
+    let body = (stream, filter);
+    let mut delivery = Box::new(StreamedDelivery::of_stream(client, scope, &head, body, request));
+    poll_fn(|cx| delivery.poll(cx, client, None)).await
+}
