@@ -100,7 +100,7 @@ impl StaticFiles {
     /// Reads a request, whose path may have been rewritten. A method other than GET and HEAD is answered at once.
     ///
     /// # Errors
-    /// No file has such a name.
+    /// The path cannot be the name of a file.
     pub(super) fn request(
         &self,
         request: &RequestHead,
@@ -266,7 +266,7 @@ fn inside(root: &Path, path: &Path) -> io::Result<Option<PathBuf>> {
     }
 }
 
-/// The decoded names of a path in normal form; `None`: no file may have such a name.
+/// The decoded names of a path in normal form; `None`: they cannot name a file.
 fn names(normal: &str, hidden: bool) -> Option<Vec<Vec<u8>>> {
     let decoded = normal.split('/').filter(|name| !name.is_empty());
     let decoded = decoded.map(|name| percent_decode_str(name).collect::<Vec<u8>>());
