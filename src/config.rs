@@ -42,6 +42,7 @@ mod schema;
 mod secrets;
 mod source_map;
 mod sources;
+mod split;
 pub(crate) mod staple;
 mod sticky;
 mod syntax;

@@ -33,7 +33,7 @@ mod variables;
 pub(crate) use self::{
     body::{BodyFilter, BodyStream, ReplyBody},
     chain::{FilterChain, FilteredRequest, Interception, ResponseFilters, describe_limit},
-    conditions::{Conditions, RouteFacts},
+    conditions::{Conditions, Forcing, RouteFacts},
     files::{FileRequest, StaticFiles},
     limits::Limiters,
     local::{LocalAnswer, LocalOutcome, LocalReply},

@@ -39,6 +39,7 @@ pub(crate) mod refusal;
 pub(crate) mod reply;
 mod session;
 mod session_detect;
+pub(crate) mod split;
 mod streamed;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use crate::{
     acme::ManagedCertificate,
     config,
-    gateway::{Conditions, FilterChain, LocalAnswer},
+    gateway::{Conditions, FilterChain, Forcing, LocalAnswer},
     net::{
         client_hello::ClientHello,
         per_address::PerAddress,
@@ -71,8 +71,48 @@ pub struct RouteTarget {
 pub(crate) enum RouteAction {
     /// A pool.
     Pool(Arc<PoolSnapshot>),
+    /// Several pools, by weight.
+    Split(Arc<SplitTarget>),
     /// A response that is made without a backend.
     Answer(Arc<LocalAnswer>),
+}
+
+/// Pools that share the requests of a route.
+#[derive(Debug)]
+pub(crate) struct SplitTarget {
+    /// The pools, at most 16. The sum of their weights is not 0.
+    pub(crate) shares: Box<[PoolShare]>,
+}
+
+/// A pool of a split.
+#[derive(Debug)]
+pub(crate) struct PoolShare {
+    pub(crate) pool: Arc<PoolSnapshot>,
+    /// Share of the requests, relative to the sum of the weights.
+    pub(crate) weight: u32,
+    /// What forces requests to the pool.
+    pub(crate) forcing: Option<Forcing>,
+    /// Host, path and pool for the access log and metrics.
+    pub(crate) route_label: Arc<RouteLabel>,
+}
+
+impl SplitTarget {
+    /// Returns the share of a pool.
+    pub(crate) fn share_of(&self, pool: &Arc<PoolSnapshot>) -> Option<&PoolShare> {
+        self.shares.iter().find(|share| Arc::ptr_eq(&share.pool, pool))
+    }
+}
+
+impl RouteTarget {
+    /// Returns the label of requests that go to this pool.
+    pub(crate) fn label_for(&self, pool: &Arc<PoolSnapshot>) -> &Arc<RouteLabel> {
+        match &self.action {
+            RouteAction::Split(split) => {
+                split.share_of(pool).map_or(&self.route_label, |share| &share.route_label)
+            }
+            _ => &self.route_label,
+        }
+    }
 }
 
 /// Policies of a listener, without its sockets.

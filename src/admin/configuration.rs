@@ -18,7 +18,7 @@ use crate::config::{
     AccessLogConfig, Acme, Admin, AdminRemote, AdminSocket, Certificate, CertificateSource,
     ClientAuth, Config, DrainConfig, ErrorPageEntry, ErrorPages, HostPattern, ListenerConfig,
     PassthroughConfig, ProcessLimits, ProxyIn, Redirect, RedirectConfig, Reload, RespondConfig,
-    RouteConfig, RouteTo, SessionsConfig, SharedKeys, TlsConfig, UnknownSni, Upgrade,
+    RouteConfig, RouteTo, SessionsConfig, SharedKeys, SplitPool, TlsConfig, UnknownSni, Upgrade,
     url_without_secrets,
 };
 
@@ -214,7 +214,7 @@ fn route(route: &RouteConfig) -> Value {
         filters,
     } = route;
     let (redirect, respond) = match target {
-        RouteTo::Pool(_) | RouteTo::Files(_) => (None, None),
+        RouteTo::Pool(_) | RouteTo::Split(_) | RouteTo::Files(_) => (None, None),
         RouteTo::Redirect(RedirectConfig { to, status }) => {
             (Some(json!({ "to": to.source(), "status": status })), None)
         }
@@ -228,6 +228,7 @@ fn route(route: &RouteConfig) -> Value {
         "path": path,
         "match": conditions::json(conditions),
         "pool": route.pool(),
+        "split": split(target),
         "redirect": redirect,
         "respond": respond,
         "files": match target {
@@ -238,6 +239,20 @@ fn route(route: &RouteConfig) -> Value {
         "error_pages": pages.as_deref().map(error_pages),
         "filters": filters::json(filters),
     })
+}
+
+/// Returns the pools of a split; `None` if the route has none.
+fn split(target: &RouteTo) -> Option<Vec<Value>> {
+    let RouteTo::Split(parts) = target else { return None };
+    let part = |SplitPool { pool, weight, headers, cookies }: &SplitPool| {
+        json!({
+            "pool": pool,
+            "weight": weight,
+            "header": conditions::texts(headers),
+            "cookie": conditions::texts(cookies),
+        })
+    };
+    Some(parts.iter().map(part).collect())
 }
 
 fn error_pages(pages: &ErrorPages) -> Value {

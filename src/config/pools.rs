@@ -28,7 +28,7 @@ pub(super) fn all(
         .filter_map(|(at, name, value)| {
             names::check(top.file(), &at, name);
             let table = value.table(&schema::POOL, "a table with `backends`")?;
-            let routed = routes.iter().any(|route| route.pool() == Some(name));
+            let routed = routes.iter().any(|route| route.leads_to(name));
             Some(pool(name, &table, own, routed))
         })
         .collect()

@@ -9,7 +9,7 @@ use super::{
     fault::{InvalidValue, quoted},
     file::{TomlTable, TomlValue},
     filters::{self, throttle},
-    path, schema,
+    path, schema, split,
 };
 
 /// Reads every route, in file order. Without routes, everything goes to the only pool.
@@ -157,12 +157,12 @@ fn share_limits(routes: &mut [RouteConfig]) {
     routes.iter_mut().for_each(|route| throttle::in_route(&mut route.filters.limits, &name));
 }
 
-/// What answers the requests: exactly one of a pool, a redirect, a fixed response and files.
+/// What answers the requests: exactly one of a pool, a split, a redirect, a fixed response and files.
 fn target(
     table: &TomlTable<'_>,
     pool: impl Fn(&TomlValue<'_>) -> Option<String>,
 ) -> Option<RouteTo> {
-    let mut set = ["pool", "redirect", "respond", "files"]
+    let mut set = ["pool", "split", "redirect", "respond", "files"]
         .into_iter()
         .filter(|key| table.value(key).is_some());
     let (first, second) = (set.next(), set.next());
@@ -171,6 +171,9 @@ fn target(
         table.refuse(&[second], |_| wrong.clone().help("remove one of the two"));
     }
     match first {
+        Some("split") => {
+            table.value("split").and_then(|value| split::split(&value, pool)).map(RouteTo::Split)
+        }
         Some("redirect") => table
             .value("redirect")
             .and_then(|value| filters::redirect(&value))
@@ -182,7 +185,7 @@ fn target(
             table.value("files").and_then(|value| filters::files(&value)).map(RouteTo::Files)
         }
         _ => table
-            .need("pool", "`pool = \"NAME\"`, `redirect`, `respond` or `files`")
+            .need("pool", "`pool = \"NAME\"`, `split`, `redirect`, `respond` or `files`")
             .and_then(|value| pool(&value))
             .map(RouteTo::Pool),
     }

@@ -17,6 +17,7 @@ mod page;
 mod pool;
 mod process;
 mod route;
+mod split;
 mod state;
 mod sticky;
 mod throttle;
@@ -27,8 +28,8 @@ use strsim::damerau_levenshtein;
 
 pub(super) use self::{
     admin::*, backend_tls::*, backends::*, bodies::*, conditions::*, filters::*, health::*,
-    listener::*, networks::*, pool::*, process::*, route::*, state::*, sticky::*, throttle::*,
-    tls::*, traffic::*,
+    listener::*, networks::*, pool::*, process::*, route::*, split::*, state::*, sticky::*,
+    throttle::*, tls::*, traffic::*,
 };
 pub use self::{json::json_schema, page::reference_page};
 use super::fault::quoted;
@@ -169,6 +170,7 @@ pub static SECTIONS: &[&Section] = &[
     &MATCH,
     &MATCH_TEXT,
     &MATCH_CERTIFICATE,
+    &SPLIT,
     &REDIRECT,
     &RESPOND,
     &FILES,

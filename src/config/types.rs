@@ -31,7 +31,7 @@ pub use self::{
     process::{
         AccessLogConfig, DrainConfig, Forwarded, ProcessLimits, Reload, SharedKeys, Upgrade,
     },
-    route::{HostPattern, RouteConfig, RouteTo},
+    route::{HostPattern, RouteConfig, RouteTo, SplitPool},
     sticky::{Cookie, SameSite, SessionsConfig, SetOn, Sticky},
     throttle::{Counted, LimitConfig, LimitFields, LimitKey, Quota},
     tls::{

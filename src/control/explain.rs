@@ -37,10 +37,11 @@ use crate::{
         cookie::AffinityCookie,
         engine_request::{EngineRequest, engine_request},
         reply,
+        split::{self, OpenShares, SplitReason},
         validate::{ValidatedRequest, without_port},
     },
     shared::SharedState,
-    snapshot::{ListenerSnapshot, PoolSnapshot, RouteAction, RouteTarget, Snapshot},
+    snapshot::{ListenerSnapshot, PoolSnapshot, RouteAction, RouteTarget, Snapshot, SplitTarget},
     sticky::{self, AffinityHints, Choice, recent_sessions::ClientKey},
     upstream::{Backend, Lifecycle, source},
 };
@@ -145,6 +146,13 @@ fn followed(
         Some((path, query)) => (path, Some(query)),
         None => (&*target, None),
     };
+    let chosen = match &rule.action {
+        RouteAction::Split(split) => {
+            Some(split_share(shared, split, &arrived.head, engine.as_ref(), explanation))
+        }
+        RouteAction::Pool(pool) => Some(pool),
+        RouteAction::Answer(_) => None,
+    };
     let facts = FilterFacts {
         client: arrived.client,
         secure: arrived.tls,
@@ -157,7 +165,7 @@ fn followed(
         sid: engine.as_ref().and_then(|engine| engine.sid.as_deref()),
         is_engine: engine.is_some(),
         upgrade: arrived.upgrade,
-        class: class::of(shared, rule, &arrived.head, engine.as_ref(), arrived.upgrade),
+        class: class::of(shared, (rule, chosen), &arrived.head, engine.as_ref(), arrived.upgrade),
         preview: true,
     };
     if let Some(filters) = &rule.filters {
@@ -180,6 +188,14 @@ fn followed(
             place(shared, pool, &arrived.head, &checked, client, explanation);
             unhealthy(pool, explanation);
         }
+        RouteAction::Split(split) => {
+            let checked = ValidatedRequest { host: &arrived.host, upgrade: arrived.upgrade };
+            let client = (arrived.client, arrived.tls);
+            let pool = chosen.unwrap_or(&split.shares[0].pool);
+            explanation.pool = Some(pool.upstream.name().to_owned());
+            place(shared, pool, &arrived.head, &checked, client, explanation);
+            unhealthy(pool, explanation);
+        }
         RouteAction::Answer(answer) => match answer.reply(&arrived.head, &facts) {
             Ok(LocalOutcome::File(_)) => {
                 let sentence = format!("The route {route} answers with a file, if there is one.");
@@ -192,6 +208,33 @@ fn followed(
             Err(error) => rejected(&error, &arrived.head, explanation),
         },
     }
+}
+
+/// Explains which pool of a split a request goes to. If the weights decide, this is the heaviest pool.
+fn split_share<'s>(
+    shared: &SharedState,
+    split: &'s SplitTarget,
+    request: &RequestHead,
+    engine: Option<&EngineRequest>,
+    explanation: &mut Explanation,
+) -> &'s Arc<PoolSnapshot> {
+    let mut total = 0;
+    let heaviest = |open: &OpenShares<'s>| {
+        total = open.total();
+        open.heaviest()
+    };
+    let (share, reason) = split::choose(split, &shared.sids, request, engine, heaviest);
+    let name = share.pool.upstream.name();
+    explanation.steps.push(match reason {
+        SplitReason::Session => format!("Pool {name} of the split has the session."),
+        SplitReason::Forced => format!("A header field or a cookie forces it to pool {name} of the split."),
+        SplitReason::Cookie => format!("The affinity cookie names a backend of pool {name} of the split."),
+        SplitReason::Weight => format!(
+            "The weights of the split decide; the steps that follow are those of pool {name}, which gets {} of {} requests.",
+            share.weight, total
+        ),
+    });
+    &share.pool
 }
 
 /// Explains that a filter has answered or refused a request.
@@ -270,7 +313,7 @@ fn place(
             explanation.steps.push(sentence);
         }
         Destination::Gone { evicted } => gone(evicted, explanation),
-        Destination::Search(first) => searched(pool, first.as_ref(), sid, explanation),
+        Destination::Search(first, _) => searched(pool, first.as_ref(), sid, explanation),
         Destination::Preferred(backend, by) => {
             chosen(explanation, by, Some(&backend));
             let name = backend.name();

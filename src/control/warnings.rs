@@ -70,7 +70,7 @@ fn signs_cookies_with_random_key(config: &Config) -> bool {
     let chooses = |pool: &PoolConfig| pool.source.is_some() || pool.backends.len() > 1;
     config.cookie_keys == SharedKeys::Generated
         && config.pools.iter().any(|pool| {
-            let routed = config.routes.iter().any(|route| route.pool() == Some(&*pool.name));
+            let routed = config.routes.iter().any(|route| route.leads_to(&pool.name));
             routed && pool.sticky.cookie.is_some() && chooses(pool)
         })
 }

@@ -15,7 +15,7 @@ use self::text::{TextMatch, cookies, parameters};
 use super::addresses;
 use crate::{
     config::{
-        CertificateCondition, RouteConditions,
+        CertificateCondition, RouteConditions, SplitPool, TextCondition,
         expression::{Expression, ExpressionError, ExpressionInput},
     },
     net::tls::ClientCertificate,
@@ -56,6 +56,25 @@ pub(crate) enum TextKind {
 enum CertificateMatch {
     Present(bool),
     Identity { subject: Option<TextMatch>, fingerprints: Box<[Box<str>]> },
+}
+
+/// Header fields and cookies, one of which forces a request to a pool of a split.
+#[derive(Debug)]
+pub(crate) struct Forcing(Box<[NamedText]>);
+
+impl Forcing {
+    /// Creates the rule of a pool; `None` if nothing forces requests to it.
+    pub(crate) fn new(config: &SplitPool) -> Option<Self> {
+        let texts: Box<[NamedText]> = NamedText::all(TextKind::Header, &config.headers)
+            .chain(NamedText::all(TextKind::Cookie, &config.cookies))
+            .collect();
+        (!texts.is_empty()).then_some(Self(texts))
+    }
+
+    /// Whether a request is forced to the pool.
+    pub(crate) fn forces(&self, request: &RequestHead) -> bool {
+        self.0.iter().any(|text| text.is_met(request))
+    }
 }
 
 /// What the conditions of a route know about a request.
@@ -101,14 +120,7 @@ impl Conditions {
             config;
         let kinds =
             [(TextKind::Header, headers), (TextKind::Query, query), (TextKind::Cookie, cookies)];
-        let texts = kinds.into_iter().flat_map(|(kind, texts)| {
-            let named = move |(name, text): &(String, _)| NamedText {
-                kind,
-                name: name.as_str().into(),
-                text: TextMatch::new(text),
-            };
-            texts.iter().map(named)
-        });
+        let texts = kinds.into_iter().flat_map(|(kind, texts)| NamedText::all(kind, texts));
         let method = |method: &String| Method::from_bytes(method.as_bytes()).ok();
         Some(Self {
             methods: methods.iter().filter_map(method).collect(),
@@ -159,6 +171,14 @@ impl Conditions {
 }
 
 impl NamedText {
+    fn all(kind: TextKind, texts: &[(String, TextCondition)]) -> impl Iterator<Item = Self> {
+        texts.iter().map(move |(name, text)| Self {
+            kind,
+            name: name.as_str().into(),
+            text: TextMatch::new(text),
+        })
+    }
+
     fn is_met(&self, request: &RequestHead) -> bool {
         let name = &*self.name;
         match self.kind {

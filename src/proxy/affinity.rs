@@ -27,7 +27,7 @@ use crate::{
     net::tls::TlsInfo,
     observe::ChosenBy,
     route::NoMatch,
-    snapshot::{ListenerSnapshot, PoolSnapshot, RouteTarget, Snapshot},
+    snapshot::{ListenerSnapshot, PoolSnapshot, RouteTarget, Snapshot, SplitTarget},
     sticky::{AffinityHints, Choice, Recalled, RecentSessions, recent_sessions::ClientKey},
     upstream::Backend,
 };
@@ -201,8 +201,9 @@ pub(crate) enum Destination {
         /// Whether a drain or an operator ended the session while its backend lives.
         evicted: bool,
     },
-    /// The backend that turns out to own the session; this backend is asked first.
-    Search(Option<Arc<Backend>>),
+    /// The backend that turns out to own the session; this backend is asked first, and after those of the pool those of the
+    /// other pools of the split.
+    Search(Option<Arc<Backend>>, Option<Arc<SplitTarget>>),
     /// This backend, or another one if it is unreachable.
     Preferred(Arc<Backend>, ChosenBy),
     /// The backend that the balance policy chooses.
@@ -222,7 +223,7 @@ fn destination(choice: Choice, method: &Method, owner_search: usize) -> Destinat
         Choice::Gone | Choice::Evicted | Choice::Search(_) if preflight => Destination::Balanced,
         Choice::Gone => Destination::Gone { evicted: false },
         Choice::Evicted => Destination::Gone { evicted: true },
-        Choice::Search(first) if owner_search > 0 => Destination::Search(first),
+        Choice::Search(first) if owner_search > 0 => Destination::Search(first, None),
         Choice::Search(Some(backend)) | Choice::Cookie(backend) => {
             Destination::Preferred(backend, ChosenBy::Cookie)
         }

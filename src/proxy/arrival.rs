@@ -21,6 +21,7 @@ use super::{
     lookup::CountedLookup,
     outgoing::Outgoing,
     reply::{self, OwnReply, ReplyContext},
+    split::{self, OpenShares},
     validate::{self, ValidatedRequest},
     websocket,
 };
@@ -33,7 +34,7 @@ use crate::{
     net::proxy_protocol::ConnectionOrigin,
     observe::{StreamRecord, StreamStart},
     shared::SharedState,
-    snapshot::{PoolSnapshot, RouteAction, RouteTarget, Snapshot},
+    snapshot::{PoolShare, PoolSnapshot, RouteAction, RouteTarget, Snapshot},
     sticky::{
         Opener,
         engine_io::CloseScan,
@@ -158,7 +159,12 @@ pub(super) fn arrive<'a>(
     let target = (pool, rule);
     let mut state = opened.into_state((&request, traits), &sender, (&host, upgrade), target);
     state.response = response;
-    let destination = state.decide();
+    let mut destination = state.decide();
+    if let (RouteAction::Split(split), Destination::Search(_, others)) =
+        (&rule.action, &mut destination)
+    {
+        *others = Some(Arc::clone(split));
+    }
     let accept = state.upgrade.then(|| websocket::expected(&request.head));
     let origin = ForwardingContext {
         peer: info.peer,
@@ -287,6 +293,14 @@ impl<'a> OpenedRequest<'a> {
         self.use_route(rule);
         let unread = request.has_body();
         // Copies, because the filters change the request.
+        let chosen = match &rule.action {
+            RouteAction::Split(split) => {
+                let (sids, engine) = (&self.proxy.sids, traits.engine.as_ref());
+                Some(&split::choose(split, sids, &request, engine, OpenShares::draw).0.pool)
+            }
+            RouteAction::Pool(pool) => Some(pool),
+            RouteAction::Answer(_) => None,
+        };
         let (method, target) = (request.method.clone(), request.path_and_query().to_owned());
         let (path, query) = match target.split_once('?') {
             Some((path, query)) => (path, Some(query)),
@@ -304,7 +318,7 @@ impl<'a> OpenedRequest<'a> {
             sid: traits.engine.as_ref().and_then(|engine| engine.sid.as_deref()),
             is_engine: traits.engine.is_some(),
             upgrade,
-            class: class::of(self.proxy, rule, &request, traits.engine.as_ref(), upgrade),
+            class: class::of(self.proxy, (rule, chosen), &request, traits.engine.as_ref(), upgrade),
             preview: false,
         };
         let passed = match &rule.filters {
@@ -328,8 +342,11 @@ impl<'a> OpenedRequest<'a> {
             }
         })?;
         let answer = match &rule.action {
-            RouteAction::Pool(pool) => return Ok((passed, pool)),
             RouteAction::Answer(answer) => answer.reply(&passed.request, &facts),
+            RouteAction::Pool(pool) => return Ok((passed, chosen.unwrap_or(pool))),
+            RouteAction::Split(split) => {
+                return Ok((passed, chosen.unwrap_or(&split.shares[0].pool)));
+            }
         };
         Err(match answer {
             Ok(LocalOutcome::File(file)) => self.deferred(file, passed.response, unread),
@@ -384,6 +401,9 @@ impl<'a> OpenedRequest<'a> {
         (pool, rule): (&Arc<PoolSnapshot>, &RouteTarget),
     ) -> RequestState<'a> {
         self.use_route(rule);
+        if let RouteAction::Split(_) = rule.action {
+            self.scope.record().route_label = Some(Arc::clone(rule.label_for(pool)));
+        }
         let client_key = affinity::client_key(
             &self.proxy.memory,
             pool,
@@ -432,6 +452,12 @@ fn fail_on_request(request: &RequestHead) {
 }
 
 impl RequestState<'_> {
+    /// Continues in another pool of the split.
+    pub(super) fn use_share(&mut self, share: &PoolShare) {
+        self.pool = Arc::clone(&share.pool);
+        self.scope.record().route_label = Some(Arc::clone(&share.route_label));
+    }
+
     /// The client, as the opener of a session.
     pub(super) fn opener(&self) -> Opener {
         Opener { key: self.client_key, address: Some(self.address.ip()) }
@@ -472,7 +498,7 @@ impl RequestState<'_> {
 
     /// Client address to announce to the pool's backends in a PROXY header, or `Local` for shared
     /// connections.
-    fn connection_origin(&self, id: &str) -> ConnectionOrigin {
+    pub(super) fn connection_origin(&self, id: &str) -> ConnectionOrigin {
         if self.pool.connector().is_shared() {
             return ConnectionOrigin::Local;
         }

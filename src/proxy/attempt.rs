@@ -69,7 +69,9 @@ impl RequestAttempt<'_, '_> {
                 }
                 Destination::Gone { .. } => Err(self.session_gone()),
                 // Boxed: rare, and larger than the others.
-                Destination::Search(first) => Box::pin(self.search_owner(first)).await,
+                Destination::Search(first, split) => {
+                    Box::pin(self.search_owner(first, split.as_deref())).await
+                }
                 Destination::Preferred(backend, by) => {
                     self.set_chosen_by(by);
                     self.send_balanced(RetryPlan::to(backend, WhenFull::Skip)).await

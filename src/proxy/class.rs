@@ -3,7 +3,7 @@
 //! A poll is exempt from limits of requests only if the proxy knows its session, or the pool names its path: a query
 //! that looks like a poll's must not be a way around the limits.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use http::Method;
 use moorline_http::{FieldId, RequestHead};
@@ -12,13 +12,13 @@ use super::{engine_request::EngineRequest, long_poll};
 use crate::{
     gateway::RequestClass,
     shared::SharedState,
-    snapshot::{RouteAction, RouteTarget},
+    snapshot::{PoolSnapshot, RouteTarget},
 };
 
-/// Returns the class of a request, if a filter of its route needs it.
+/// Returns the class of a request to `pool`, if a filter of its route needs it.
 pub(crate) fn of(
     proxy: &SharedState,
-    rule: &RouteTarget,
+    (rule, pool): (&RouteTarget, Option<&Arc<PoolSnapshot>>),
     request: &RequestHead,
     engine: Option<&EngineRequest>,
     upgrade: bool,
@@ -32,10 +32,6 @@ pub(crate) fn of(
             head.has(FieldId::Origin) && head.has(FieldId::AccessControlRequestMethod);
         return if is_preflight { RequestClass::Preflight } else { RequestClass::Other };
     }
-    let pool = match &rule.action {
-        RouteAction::Pool(pool) => Some(pool),
-        RouteAction::Answer(_) => None,
-    };
     let sid = engine.and_then(|engine| engine.sid.as_deref());
     let is_known = pool.zip(sid).is_some_and(|(pool, sid)| {
         proxy.sids.peek(pool.upstream.name(), sid, Instant::now()).is_some()

@@ -18,6 +18,7 @@ use super::{
 use crate::{
     error::{FailureKind, ProxyError, Side},
     observe::ChosenBy,
+    snapshot::SplitTarget,
     sticky::Opener,
     upstream::Backend,
 };
@@ -31,20 +32,73 @@ pub(super) fn is_perhaps_unknown(answer: &BackendResponse) -> bool {
     UnknownSidDetection::of(&answer.head).is_some()
 }
 
+/// What the search in a pool has found.
+struct SearchResult {
+    /// The owner has answered.
+    found: bool,
+    /// The owner's response, or the last one that says that the session is unknown.
+    answered: Option<AttemptOutcome>,
+    /// Why a backend that may be the owner has not answered.
+    no_answer: Option<ProxyError>,
+}
+
+impl SearchResult {
+    /// The result of a search in this pool and then in another one.
+    fn or(self, other: Self) -> Self {
+        Self {
+            found: other.found,
+            answered: other.answered.or(self.answered),
+            no_answer: other.no_answer.or(self.no_answer),
+        }
+    }
+}
+
 impl RequestAttempt<'_, '_> {
-    /// Sends the request to the backend that knows the sid.
+    /// Sends the request to the backend that knows the sid, in the pool of the request or in another one of the split.
     pub(super) async fn search_owner(
         &mut self,
         first: Option<Arc<Backend>>,
+        split: Option<&SplitTarget>,
     ) -> Result<AttemptOutcome, ProxyError> {
+        let own = Arc::clone(&self.state.pool);
+        let mut missing = self.search_pool(first).await?;
+        let others = split.into_iter().flat_map(|split| &split.shares);
+        for share in others.filter(|share| !Arc::ptr_eq(&share.pool, &own)) {
+            if missing.found {
+                break;
+            }
+            self.state.use_share(share);
+            let id = self.state.scope.record().id().to_owned();
+            let from = self.state.connection_origin(&id);
+            let Self { state, outgoing, client, fresh, bound, .. } = self;
+            let (state, outgoing, client) = (&mut **state, &mut **outgoing, &mut **client);
+            let (fresh, bound) = (*fresh, *bound);
+            let mut attempt = RequestAttempt { state, outgoing, client, from: &from, fresh, bound };
+            let more = attempt.search_pool(None).await?;
+            missing = missing.or(more);
+        }
+        if !missing.found {
+            self.state.proxy.metrics.owner_unknown.inc();
+        }
+        match missing {
+            SearchResult { no_answer: Some(error), found: false, .. } => Err(error),
+            SearchResult { answered: Some(reached), .. } => Ok(reached),
+            SearchResult { .. } => Err(self.session_gone()),
+        }
+    }
+
+    /// Asks the backends of the pool.
+    async fn search_pool(
+        &mut self,
+        first: Option<Arc<Backend>>,
+    ) -> Result<SearchResult, ProxyError> {
         let pause = self.config().timeouts.body_idle;
         self.outgoing.buffer(self.client, pause, &self.state.proxy.search_memory).await?;
         // Clients can invent sids: requests of known sessions must not queue behind such requests.
         self.bound = false;
         let header = self.config().timeouts.response_header;
         let header = if self.is_poll() { header.max(UNKNOWN_POLL) } else { header };
-        let mut no_answer = None;
-        let mut unknown: Option<AttemptOutcome> = None;
+        let mut missing = SearchResult { found: false, answered: None, no_answer: None };
         for backend in candidates(&self.state.pool, first.as_ref(), self.sid().unwrap_or_default())
         {
             let cookie = first.as_ref().is_some_and(|first| Arc::ptr_eq(first, &backend));
@@ -58,25 +112,21 @@ impl RequestAttempt<'_, '_> {
                         self.learn_owner(&backend, &answer);
                     }
                     let reached = AttemptOutcome { answer, reserved: None, unknown: unknown_here };
-                    if !not_owner {
-                        return Ok(reached);
-                    }
                     // The body of the last such response is unread: its connection is closed.
-                    unknown = Some(reached);
+                    missing.answered = Some(reached);
+                    if !not_owner {
+                        missing.found = true;
+                        return Ok(missing);
+                    }
                 }
                 Err(SendError { error, .. }) if error.side == Side::Client => return Err(error),
                 // A backend that refuses connections has no sessions; a silent one may own this
                 // session.
                 Err(SendError { error, .. }) if error.kind == FailureKind::Refused => {}
-                Err(SendError { error, .. }) => no_answer = Some(error),
+                Err(SendError { error, .. }) => missing.no_answer = Some(error),
             }
         }
-        self.state.proxy.metrics.owner_unknown.inc();
-        match (no_answer, unknown) {
-            (Some(error), _) => Err(error),
-            (None, Some(reached)) => Ok(reached),
-            (None, None) => Err(self.session_gone()),
-        }
+        Ok(missing)
     }
 
     /// Whether the backend says that the session is unknown.

@@ -97,6 +97,11 @@ impl Pool {
         self.backends.get(index as usize).filter(|backend| backend.accepts_new())
     }
 
+    /// Whether a backend accepts new sessions.
+    pub fn accepts_new(&self) -> bool {
+        self.backends.iter().any(|backend| backend.accepts_new())
+    }
+
     /// Whether the connection limit is the only reason why some backend accepts no new sessions.
     pub fn is_full(&self) -> bool {
         self.backends.iter().any(|backend| backend.is_only_full())

@@ -6,6 +6,7 @@ mod cors;
 mod files;
 mod matching;
 mod rewriting;
+mod splitting;
 mod throttle;
 
 use crate::support::{Backend, Message, Proxy, Raw, message, proxy::Setup};

@@ -221,6 +221,11 @@ const PLACES: &[(&str, &str)] = &[
         "routes.match.certificate",
         "ROUTE\n[routes.match.certificate]\nsubject = \"CN=a\"\nLINE\nAPP",
     ),
+    (
+        "routes.split",
+        "WEB\n[[routes]]\n[[routes.split]]\npool = \"app\"\nweight = 1\nLINE\n\
+         [[routes.split]]\npool = \"other\"\nweight = 1\nAPP\n[pools.other]\nbackends = [\"127.0.0.1:2\"]",
+    ),
     ("routes.redirect", "WEB\n[[routes]]\n[routes.redirect]\nto = \"/x\"\nLINE\nAPP"),
     ("routes.respond", "WEB\n[[routes]]\n[routes.respond]\nLINE\nAPP"),
     ("routes.files", "WEB\n[[routes]]\n[routes.files]\nroot = \".\"\nLINE\nAPP"),

@@ -4,7 +4,7 @@ use super::{
     COMPRESS, CORS,
     DefaultValue::{Value, Words},
     ERROR_PAGES, FILES, HEADERS, MAINTENANCE, MATCH, NETWORKS, REDIRECT, RESPOND, REWRITE,
-    ROUTE_LIMIT, SchemaKey, Section,
+    ROUTE_LIMIT, SPLIT, SchemaKey, Section,
     ValueKind::{Array, Boolean, OneOf, Size, Table, Text},
 };
 
@@ -40,9 +40,16 @@ pub(in crate::config) static ROUTE: Section = Section {
         SchemaKey {
             name: "pool",
             kind: Text("name of a pool"),
-            default: Words("None; then `redirect`, `respond` or `files` is set"),
+            default: Words("None; then `split`, `redirect`, `respond` or `files` is set"),
             example: r#""chat""#,
             about: "The pool that answers.",
+        },
+        SchemaKey {
+            name: "split",
+            kind: Array(&Table(&SPLIT)),
+            default: Words("None"),
+            example: r#"[{ pool = "stable", weight = 95 }, { pool = "next", weight = 5 }]"#,
+            about: "Several pools by weight, instead of `pool`. A session stays in its pool.",
         },
         SchemaKey {
             name: "redirect",

@@ -2,7 +2,9 @@
 
 use std::{fmt, sync::Arc};
 
-use super::{FilesConfig, FilterConfig, RedirectConfig, RespondConfig, RouteConditions};
+use super::{
+    FilesConfig, FilterConfig, RedirectConfig, RespondConfig, RouteConditions, TextCondition,
+};
 use crate::config::ErrorPages;
 
 /// A route: hosts and paths, and what happens with their requests.
@@ -29,12 +31,27 @@ pub struct RouteConfig {
 pub enum RouteTo {
     /// The pool with this name in [`Config::pools`](crate::config::Config::pools).
     Pool(String),
+    /// Pools that share the requests.
+    Split(Vec<SplitPool>),
     /// A redirect.
     Redirect(RedirectConfig),
     /// A fixed response.
     Respond(RespondConfig),
     /// Static files.
     Files(FilesConfig),
+}
+
+/// A pool of a split.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SplitPool {
+    /// Name of the pool.
+    pub pool: String,
+    /// Share of the requests, relative to the sum of the weights; 0: only sessions and forced requests.
+    pub weight: u32,
+    /// Header fields, one of which forces a request to the pool.
+    pub headers: Vec<(String, TextCondition)>,
+    /// Cookies, one of which forces a request to the pool.
+    pub cookies: Vec<(String, TextCondition)>,
 }
 
 impl RouteConfig {
@@ -51,11 +68,22 @@ impl RouteConfig {
         }
     }
 
-    /// Returns the name of the pool, if a pool answers the requests.
+    /// Returns the name of the pool, if one pool answers the requests.
     pub fn pool(&self) -> Option<&str> {
         match &self.target {
             RouteTo::Pool(pool) => Some(pool),
-            RouteTo::Redirect(_) | RouteTo::Respond(_) | RouteTo::Files(_) => None,
+            RouteTo::Split(_) | RouteTo::Redirect(_) | RouteTo::Respond(_) | RouteTo::Files(_) => {
+                None
+            }
+        }
+    }
+
+    /// Whether the route sends requests to this pool.
+    pub fn leads_to(&self, pool: &str) -> bool {
+        match &self.target {
+            RouteTo::Pool(name) => name == pool,
+            RouteTo::Split(parts) => parts.iter().any(|part| part.pool == pool),
+            RouteTo::Redirect(_) | RouteTo::Respond(_) | RouteTo::Files(_) => false,
         }
     }
 }
@@ -64,6 +92,11 @@ impl fmt::Display for RouteTo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Pool(pool) => write!(f, "pool {pool}"),
+            Self::Split(parts) => {
+                let part = |part: &SplitPool| format!("{} {}", part.pool, part.weight);
+                let parts: Vec<String> = parts.iter().map(part).collect();
+                write!(f, "a split: {}", parts.join(", "))
+            }
             Self::Redirect(redirect) => write!(f, "a redirect with status {}", redirect.status),
             Self::Files(files) => write!(f, "the files in {}", files.root.display()),
             Self::Respond(respond) => write!(f, "a fixed response with status {}", respond.status),

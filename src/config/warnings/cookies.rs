@@ -42,7 +42,7 @@ fn share_a_host(config: &Config, one: &str, other: &str) -> bool {
 }
 
 fn hosts<'c>(config: &'c Config, pool: &'c str) -> impl Iterator<Item = &'c HostPattern> {
-    config.routes.iter().filter(move |route| route.pool() == Some(pool)).map(|route| &route.host)
+    config.routes.iter().filter(move |route| route.leads_to(pool)).map(|route| &route.host)
 }
 
 /// Whether some host is covered by both patterns.

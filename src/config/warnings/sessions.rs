@@ -13,7 +13,7 @@ pub(super) fn sessions(found: &mut WarningCollector<'_>, pool: &PoolConfig) {
     let path = format!("pools.{}", pool.name);
     let config = found.config;
     let routes: Vec<&RouteConfig> =
-        config.routes.iter().filter(|route| route.pool() == Some(&*pool.name)).collect();
+        config.routes.iter().filter(|route| route.leads_to(&pool.name)).collect();
     if !routes.is_empty() {
         affinity(found, pool, &path);
         cookie(found, pool, &path);

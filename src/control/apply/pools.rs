@@ -5,10 +5,12 @@ use std::{collections::HashMap, sync::Arc};
 use crate::{
     config::{self, Config},
     control::ControlTask,
-    gateway::{Conditions, FilterChain, Limiters, LocalAnswer, StaticFiles},
+    gateway::{Conditions, FilterChain, Forcing, Limiters, LocalAnswer, StaticFiles},
     observe::{Redaction, RouteLabel},
     route,
-    snapshot::{ListenerSnapshot, PoolSnapshot, RouteAction, RouteTarget, Snapshot},
+    snapshot::{
+        ListenerSnapshot, PoolShare, PoolSnapshot, RouteAction, RouteTarget, Snapshot, SplitTarget,
+    },
     upstream::{self, Backend, BackendConnector},
 };
 
@@ -114,6 +116,19 @@ fn route_rule(
         config::RouteTo::Pool(name) => {
             let pool = pools.iter().find(|pool| pool.upstream.name() == name)?;
             (label(Some(name)), RouteAction::Pool(Arc::clone(pool)))
+        }
+        config::RouteTo::Split(parts) => {
+            let share = |part: &config::SplitPool| {
+                let pool = pools.iter().find(|pool| pool.upstream.name() == part.pool)?;
+                Some(PoolShare {
+                    pool: Arc::clone(pool),
+                    weight: part.weight,
+                    forcing: Forcing::new(part),
+                    route_label: Arc::new(label(Some(&part.pool))),
+                })
+            };
+            let shares = parts.iter().map(share).collect::<Option<_>>()?;
+            (label(None), RouteAction::Split(Arc::new(SplitTarget { shares })))
         }
         config::RouteTo::Redirect(redirect) => {
             (label(None), RouteAction::Answer(Arc::new(LocalAnswer::Redirect(redirect.clone()))))

@@ -3,7 +3,6 @@
 use moorline_http::{Buffer, HeadLimits, RequestParser};
 
 use super::*;
-use crate::config::TextCondition;
 
 fn request(head: &str) -> RequestHead {
     let mut input = Some(Buffer::of(head.as_bytes()));

@@ -12,13 +12,14 @@ const ROOT = fileURLToPath(new URL('../../../', import.meta.url));
 export const BINARY = process.env.MOORLINE_BIN ?? join(ROOT, process.env.CARGO_TARGET_DIR ?? 'target', 'debug/moorline');
 const CERTIFICATE = join(ROOT, 'certs/site.pem');
 const KEY = join(ROOT, 'certs/site.key');
+const ROUTES = '[[routes]]\npool = "chat"';
 
 /**
  * Text of a configuration file with the listeners `web` (http) and `secure` (https) on free loopback ports, and one
  * pool `chat`. `backends`: addresses, or a TOML value; `cookieKey`: path of a file; `pool`: further lines of the pool's
- * table; `extra`: further tables; `top`: further lines before the first table.
+ * table; `routes`: the routes; `extra`: further tables; `top`: further lines before the first table.
  */
-export function configuration({ backends, accessLog, cookieKey, pool = '', top = '', extra = '' }) {
+export function configuration({ backends, accessLog, cookieKey, routes = ROUTES, pool = '', top = '', extra = '' }) {
   const quoted = (backend) => (backend.startsWith('{') ? backend : JSON.stringify(backend));
   const list = Array.isArray(backends) ? `[${backends.map(quoted).join(', ')}]` : backends;
   return `access_log = { file = ${JSON.stringify(accessLog)} }
@@ -34,8 +35,7 @@ bind = "127.0.0.1:0"
 protocol = "https"
 certificates = [{ cert = ${JSON.stringify(CERTIFICATE)}, key = ${JSON.stringify(KEY)} }]
 
-[[routes]]
-pool = "chat"
+${routes}
 
 [pools.chat]
 backends = ${list}
