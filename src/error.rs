@@ -75,6 +75,10 @@ pub enum FailureKind {
     QuotaUsed,
     /// Too many requests or tunnels are open at once, by the limit of the route.
     TooManyAtOnce,
+    /// A WebSocket message is larger than the route allows.
+    MessageTooLarge,
+    /// A client sends more WebSocket messages than the route allows.
+    MessageRate,
     /// Every backend of the pool is down, or the pool is empty.
     NoBackend,
     /// The session has ended with its backend.
@@ -218,6 +222,8 @@ impl fmt::Display for FailureKind {
             Self::RateLimited => "too many requests",
             Self::QuotaUsed => "the quota is used up",
             Self::TooManyAtOnce => "too many requests or tunnels at once",
+            Self::MessageTooLarge => "message too large",
+            Self::MessageRate => "too many messages",
             Self::NotAdmitted => "too many new sessions for the backend",
             Self::Refused => "connection refused",
             Self::Exhausted => "no local port, descriptor or network route",

@@ -5,7 +5,7 @@
 //! comparison.
 //!
 //! Filters run in a fixed order, whatever the file says: addresses, maintenance, CORS, size of the body, limits,
-//! rewriting, fields. On the way back: fields, then CORS, so that no edit can forge a grant, then compression.
+//! messages, rewriting, fields. On the way back: fields, then CORS, so that no edit can forge a grant, then compression.
 //!
 //! Invariants:
 //!

@@ -13,6 +13,8 @@
 //! - **One end.** The observer is called exactly once, or is dropped by a panic.
 //! - **Closed between frames.** In a WebSocket tunnel, frame headers are tracked ([`frame`]), and a
 //!   [`close`] by the proxy interrupts no frame.
+//! - **Limited messages.** The client's stream may be a [`LimitedStream`], which refuses messages that are
+//!   too large or too many; the tunnel then closes.
 //!
 //! The [`TunnelRegistry`] finds tunnels by backend, and closes and cuts them.
 
@@ -20,6 +22,7 @@ pub mod close;
 mod copy;
 mod direction;
 pub mod frame;
+mod messages;
 mod reason;
 mod registry;
 pub mod splice;
@@ -32,6 +35,7 @@ use bytes::Bytes;
 
 pub use self::{
     copy::Tunnel,
+    messages::{LimitedStream, MessageLimits},
     reason::CloseReason,
     registry::{AgeLimit, OpenTunnel, SHARDS, TunnelId, TunnelRegistry, TunnelTicket},
 };

@@ -70,6 +70,7 @@ pub(super) fn filters(table: &TomlTable<'_>) -> FilterConfig {
         max_body: read("max_body").and_then(|v| v.size(0..=LARGEST_BODY)).map(|size| size as u64),
         maintenance: read("maintenance").and_then(|value| maintenance(&value)),
         compress: read("compress").and_then(|value| bodies::compress(&value)),
+        messages: read("messages").and_then(|value| throttle::messages(&value)),
         limits: read("limits").map(|value| throttle::limits(&value)).unwrap_or_default(),
     }
 }

@@ -183,6 +183,7 @@ pub static SECTIONS: &[&Section] = &[
     &MAINTENANCE,
     &COMPRESS,
     &ROUTE_LIMIT,
+    &MESSAGES,
     &POOL,
     &BACKEND,
     &BACKEND_SOURCE,

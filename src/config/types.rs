@@ -33,7 +33,7 @@ pub use self::{
     },
     route::{HostPattern, RouteConfig, RouteTo, SplitPool},
     sticky::{Cookie, SameSite, SessionsConfig, SetOn, Sticky},
-    throttle::{Counted, LimitConfig, LimitFields, LimitKey, Quota},
+    throttle::{Counted, LimitConfig, LimitFields, LimitKey, MessagesConfig, Quota},
     tls::{
         Acme, BackendTls, Certificate, CertificateSource, ClientAuth, TlsConfig, TlsVersion,
         UnknownSni, suite_name,

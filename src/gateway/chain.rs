@@ -18,9 +18,10 @@ use super::{
 use crate::{
     config::{
         AddressRules, CompressConfig, CorsConfig, FilterConfig, HeaderEdits, MaintenanceConfig,
-        RewriteConfig,
+        MessagesConfig, RewriteConfig,
     },
     error::{FailureKind, Phase, ProxyError, Side},
+    tunnel::MessageLimits,
 };
 
 /// The filters of a route.
@@ -39,6 +40,7 @@ enum Filter {
     Cors(CorsConfig),
     MaxBody(u64),
     Limits(Box<[Arc<Limiter>]>),
+    Messages(MessageLimits),
     Path(Rewrite),
     Host(Box<str>),
     RequestFields(HeaderEdits),
@@ -77,6 +79,8 @@ pub(crate) struct ResponseFilters {
     cors: Option<CorsGrant>,
     compression: Option<Compression>,
     limits: Vec<LimitReport>,
+    /// Limits on the messages of a tunnel.
+    messages: Option<MessageLimits>,
     /// Keep the request and its tunnel counted.
     slots: Vec<LimitSlot>,
 }
@@ -101,6 +105,7 @@ impl FilterChain {
             maintenance,
             compress,
             limits,
+            messages,
         } = config;
         let some = |edits: &HeaderEdits| (!edits.is_empty()).then(|| edits.clone());
         let limits_addresses = !(addresses.allow.is_empty() && addresses.deny.is_empty());
@@ -111,6 +116,7 @@ impl FilterChain {
             max_body.map(Filter::MaxBody),
             (!limits.is_empty())
                 .then(|| Filter::Limits(limits.iter().map(|limit| limiters.of(limit)).collect())),
+            messages.as_ref().map(|messages| Filter::Messages(message_limits(messages))),
             path.as_ref().and_then(Rewrite::new).map(Filter::Path),
             host.as_deref().map(|host| Filter::Host(host.into())),
             some(request_headers).map(Filter::RequestFields),
@@ -197,6 +203,11 @@ impl Filter {
                     }
                 }
             }
+            Self::Messages(limits) => {
+                if facts.upgrade {
+                    passed.response.get_or_insert_default().messages = Some(*limits);
+                }
+            }
             Self::Path(rewrite) => {
                 let request = rewrite.apply(passed.request).map_err(|fault| {
                     let error = ProxyError::bad_request("The path cannot be rewritten.");
@@ -225,6 +236,11 @@ fn refused(error: ProxyError) -> Box<Interception> {
     Box::new(Interception::Refused(error))
 }
 
+fn message_limits(config: &MessagesConfig) -> MessageLimits {
+    let MessagesConfig { max_size, rate, burst, patience } = *config;
+    MessageLimits { max_size, rate: rate.map(|rate| (rate.interval(), burst)), patience }
+}
+
 fn limited(denied: Denied) -> Box<Interception> {
     Box::new(Interception::Limited(denied.error, denied.report))
 }
@@ -236,6 +252,11 @@ pub(crate) fn describe_limit(report: Option<LimitReport>, head: &mut Head) {
 }
 
 impl ResponseFilters {
+    /// Returns the limits on the messages of a tunnel.
+    pub(crate) fn messages(&self) -> Option<MessageLimits> {
+        self.messages
+    }
+
     /// Keeps what a tunnel needs: its slots in limits. `None`: nothing.
     pub(crate) fn into_tunnel(mut self: Box<Self>) -> Option<Box<Self>> {
         self.slots.retain(LimitSlot::is_tunnel);

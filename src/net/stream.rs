@@ -50,6 +50,11 @@ pub trait ByteStream: AsyncRead + AsyncWrite + Unpin + Send {
         false
     }
 
+    /// Returns why the stream refuses what its peer sends, as a code of the stream; `None`: it does not.
+    fn refusal(&self) -> Option<u8> {
+        None
+    }
+
     /// Returns the socket if the stream passes its bytes through unchanged and unbuffered.
     fn plain(&self) -> Option<&TcpStream> {
         None

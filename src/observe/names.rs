@@ -14,7 +14,7 @@ pub const TERMINATIONS: usize = SINGLE + SIDES * PHASES * KINDS;
 const SINGLE: usize = 12;
 const SIDES: usize = 3;
 const PHASES: usize = 9;
-const KINDS: usize = 41;
+const KINDS: usize = 43;
 
 /// All labels by index.
 static LABELS: LazyLock<Vec<Box<str>>> = LazyLock::new(|| {
@@ -151,6 +151,8 @@ pub fn kind(kind: FailureKind) -> &'static str {
         FailureKind::RateLimited => "rate_limited",
         FailureKind::QuotaUsed => "quota_used",
         FailureKind::TooManyAtOnce => "too_many_at_once",
+        FailureKind::MessageTooLarge => "message_too_large",
+        FailureKind::MessageRate => "message_rate",
         FailureKind::Io => "io",
     }
 }
@@ -231,6 +233,8 @@ const KIND_ORDER: [FailureKind; KINDS] = [
     FailureKind::QuotaUsed,
     FailureKind::TooManyAtOnce,
     FailureKind::NoFile,
+    FailureKind::MessageTooLarge,
+    FailureKind::MessageRate,
 ];
 
 fn kind_index(kind: FailureKind) -> usize {
@@ -276,6 +280,8 @@ fn kind_index(kind: FailureKind) -> usize {
         FailureKind::QuotaUsed => 38,
         FailureKind::TooManyAtOnce => 39,
         FailureKind::NoFile => 40,
+        FailureKind::MessageTooLarge => 41,
+        FailureKind::MessageRate => 42,
     }
 }
 

@@ -347,6 +347,8 @@ pub(crate) fn status(error: &ProxyError) -> StatusCode {
         | FailureKind::CertificateMissing
         | FailureKind::CertificateInvalid
         | FailureKind::Alert
+        | FailureKind::MessageTooLarge
+        | FailureKind::MessageRate
         | FailureKind::Io => StatusCode::BAD_GATEWAY,
     }
 }
@@ -437,6 +439,8 @@ pub(crate) fn sentence(error: &ProxyError) -> &'static str {
             FailureKind::Untrusted
             | FailureKind::Missing
             | FailureKind::UnknownName
+            | FailureKind::MessageTooLarge
+            | FailureKind::MessageRate
             | FailureKind::Io,
             _,
         ) => "The backend could not be reached.",

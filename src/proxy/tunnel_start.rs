@@ -90,6 +90,7 @@ pub(super) async fn tunnel(
         return Flow::Drop;
     }
     let (backend, connection) = answer.lease.into_tunnel();
+    let messages = state.response.as_ref().and_then(|filters| filters.messages());
     let session = match state.response.take().and_then(ResponseFilters::into_tunnel) {
         Some(slots) => TunnelSession::Other {
             _hold: OtherSession::Limited { _session: Box::new((session, slots)) },
@@ -99,7 +100,7 @@ pub(super) async fn tunnel(
     let counts = TunnelCounts { _session: session, _gauge: gauge, _connection: connection };
     let guard = TunnelGuard { scope: state.scope.take(), _counts: counts };
     let early = answer.input;
-    Flow::Tunnel(Box::new(ReadyTunnel { backend, early, guard, ticket, options }))
+    Flow::Tunnel(Box::new(ReadyTunnel { backend, early, guard, ticket, options, messages }))
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use crate::{
     error::{FailureKind, Phase, ProxyError, Side},
     net::stream::BackendStream,
     stream_log::TunnelGuard,
-    tunnel::{self, TunnelEndpoint, TunnelOptions, TunnelTicket},
+    tunnel::{self, LimitedStream, MessageLimits, TunnelEndpoint, TunnelOptions, TunnelTicket},
 };
 
 /// RFC 6455 §1.3.
@@ -58,6 +58,8 @@ pub(super) struct ReadyTunnel<M> {
     pub(super) guard: TunnelGuard<M>,
     pub(super) ticket: TunnelTicket,
     pub(super) options: TunnelOptions,
+    /// Limits on the client's messages.
+    pub(super) messages: Option<MessageLimits>,
 }
 
 impl<M: Unpin + Send + 'static> ReadyTunnel<M> {
@@ -66,7 +68,14 @@ impl<M: Unpin + Send + 'static> ReadyTunnel<M> {
         let ClientSide { stream, input, .. } = client;
         let client = TunnelEndpoint { stream, early: early(input) };
         let backend = TunnelEndpoint { stream: self.backend, early: early(self.early) };
-        tokio::spawn(tunnel::run(client, backend, self.guard, self.ticket, self.options));
+        let (guard, ticket, options) = (self.guard, self.ticket, self.options);
+        match self.messages {
+            None => tokio::spawn(tunnel::run(client, backend, guard, ticket, options)),
+            Some(limits) => {
+                let client = LimitedStream::endpoint(client, limits);
+                tokio::spawn(tunnel::run(client, backend, guard, ticket, options))
+            }
+        };
     }
 }
 

@@ -110,15 +110,34 @@ impl<A: ByteStream, B: ByteStream, G: TunnelObserver> Tunnel<A, B, G> {
                 if !self.ticket.is_framed() {
                     return self.close_at_pause(cx, reason);
                 }
-                self.closing = CloseState::Requested(reason);
-                self.down.stops = true;
-                if self.closing.has_deadline() {
-                    self.pause = Some(IdleTimer::new(CLOSE_TIMEOUT));
-                }
+                self.request_close(reason);
             }
             Some(TunnelCommand::Close(_)) | None => {}
         }
         Poll::Pending
+    }
+
+    fn request_close(&mut self, reason: CloseReason) {
+        self.closing = CloseState::Requested(reason);
+        self.down.stops = true;
+        if self.closing.has_deadline() {
+            self.pause = Some(IdleTimer::new(CLOSE_TIMEOUT));
+        }
+    }
+
+    /// Closes the tunnel if the client's stream has refused what the client sends.
+    pub(super) fn note_refusal(&mut self) {
+        if self.closing == CloseState::None
+            && let Some(reason) = self.client.refusal().and_then(CloseReason::of_code)
+        {
+            self.request_close(reason);
+        }
+    }
+
+    /// Termination of a tunnel whose client's stream has refused what the client sends.
+    pub(super) fn refused(&self) -> Option<Termination> {
+        let reason = self.client.refusal().and_then(CloseReason::of_code);
+        reason.map(CloseReason::termination)
     }
 
     /// Closes a tunnel without frames at its next silence, after at most `CLOSE_TIMEOUT` unless a
@@ -127,7 +146,11 @@ impl<A: ByteStream, B: ByteStream, G: TunnelObserver> Tunnel<A, B, G> {
         let latest = match reason {
             // Unframed tunnels have no frame boundary to close at.
             CloseReason::Rebalanced => return Poll::Pending,
-            CloseReason::Operator => {
+            // Streams without frames refuse no message.
+            CloseReason::Operator
+            | CloseReason::MessageTooLarge
+            | CloseReason::MessageRate
+            | CloseReason::InvalidFrame => {
                 self.part(cx);
                 return Poll::Ready(reason.termination());
             }

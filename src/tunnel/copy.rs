@@ -104,6 +104,7 @@ where
         let over = BUFFER.with_borrow_mut(|scratch| {
             if !self.begin_close() {
                 let over = self.poll_both(cx, scratch);
+                self.note_refusal();
                 if over.is_ready() || !self.begin_close() {
                     return over;
                 }
@@ -130,7 +131,8 @@ where
                 Poll::Ready(self.fail(Side::Backend, Side::Client, failure))
             }
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) if !self.down.is_open() => {
-                Poll::Ready(Termination::Closed(self.first_fin.unwrap_or(Side::Client)))
+                let closed = Termination::Closed(self.first_fin.unwrap_or(Side::Client));
+                Poll::Ready(self.refused().unwrap_or(closed))
             }
             _ => {
                 self.note_half_close();
@@ -150,7 +152,8 @@ where
             _ => self.client.reset_on_drop(),
         }
         let kind = tls::kind(&error);
-        let termination = Termination::Failed(side, Phase::Tunnel, kind);
+        let failed = Termination::Failed(side, Phase::Tunnel, kind);
+        let termination = self.refused().unwrap_or(failed);
         let says_all = matches!(kind, FailureKind::Reset | FailureKind::TimedOut);
         self.report_end(termination, Some(&error).filter(|_| !says_all));
         termination

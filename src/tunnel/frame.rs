@@ -5,7 +5,7 @@
 //! connection. After bytes that cannot be a frame, there is no boundary any more.
 
 /// Maximum length of a header: two bytes, a 64-bit length, a mask.
-const LONGEST: usize = 14;
+pub(super) const LONGEST: usize = 14;
 
 /// Tracks the frames of one direction from its first byte on.
 #[derive(Clone, Copy, Debug)]
@@ -26,11 +26,13 @@ enum FrameState {
 }
 
 /// Content of a complete header.
-struct FrameHeader {
+pub(super) struct FrameHeader {
     /// Length of the header itself.
-    length: usize,
-    close: bool,
-    payload: u64,
+    pub(super) length: usize,
+    /// Whether it is a Close frame.
+    pub(super) close: bool,
+    /// Length of the payload.
+    pub(super) payload: u64,
 }
 
 impl Default for FrameTracker {
@@ -149,7 +151,7 @@ impl FrameState {
 impl FrameHeader {
     /// Parses the header at the start of `bytes`. `None` if it is incomplete; an error if it is
     /// invalid.
-    fn read(bytes: &[u8]) -> Result<Option<Self>, ()> {
+    pub(super) fn read(bytes: &[u8]) -> Result<Option<Self>, ()> {
         let opcode = bytes[0] & 0x0f;
         let control = opcode & 0x08 != 0;
         // Extensions have used reserved bits, but never reserved opcodes.

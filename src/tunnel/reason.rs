@@ -1,6 +1,8 @@
 //! Why a tunnel is closed, and what follows from each reason.
 
-use crate::error::{Side, Termination};
+use bytes::Bytes;
+
+use crate::error::{FailureKind, Phase, Side, Termination};
 
 /// Why a tunnel is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,20 +17,38 @@ pub enum CloseReason {
     Operator,
     /// The backend is down.
     Down,
+    /// The client has sent a message that is too large.
+    MessageTooLarge,
+    /// The client has sent too many messages for too long.
+    MessageRate,
+    /// The client has sent a frame that is invalid, where messages are limited.
+    InvalidFrame,
 }
 
 impl CloseReason {
-    const ALL: [Self; 5] =
-        [Self::Drained, Self::Rebalanced, Self::Aged, Self::Operator, Self::Down];
+    const ALL: [Self; 8] = [
+        Self::Drained,
+        Self::Rebalanced,
+        Self::Aged,
+        Self::Operator,
+        Self::Down,
+        Self::MessageTooLarge,
+        Self::MessageRate,
+        Self::InvalidFrame,
+    ];
 
     /// Termination of a tunnel that is closed for this reason.
     pub fn termination(self) -> Termination {
+        let failed = |kind| Termination::Failed(Side::Client, Phase::Tunnel, kind);
         match self {
             Self::Drained => Termination::Drained,
             Self::Rebalanced => Termination::Rebalanced,
             Self::Aged => Termination::Aged,
             Self::Operator => Termination::Closed(Side::Proxy),
             Self::Down => Termination::BackendDown,
+            Self::MessageTooLarge => failed(FailureKind::MessageTooLarge),
+            Self::MessageRate => failed(FailureKind::MessageRate),
+            Self::InvalidFrame => failed(FailureKind::Malformed),
         }
     }
 
@@ -46,7 +66,7 @@ impl CloseReason {
         Self::ALL.get(usize::from(code).checked_sub(1)?).copied()
     }
 
-    /// Complete Close frame of a server: status 1012, "service restart", and a text.
+    /// Complete Close frame of a server: a status, for most reasons 1012, "service restart", and a text.
     pub(super) fn frame(self) -> &'static [u8] {
         match self {
             Self::Drained => b"\x88\x0a\x03\xf4draining",
@@ -54,7 +74,16 @@ impl CloseReason {
             Self::Aged => b"\x88\x11\x03\xf4connection aged",
             Self::Operator => b"\x88\x14\x03\xf4closed by operator",
             Self::Down => b"\x88\x0e\x03\xf4backend down",
+            Self::MessageTooLarge => b"\x88\x13\x03\xf1message too large",
+            Self::MessageRate => b"\x88\x13\x03\xf0too many messages",
+            Self::InvalidFrame => b"\x88\x0f\x03\xeainvalid frame",
         }
+    }
+
+    /// Complete Close frame of a client with the status of [`frame`](Self::frame), masked by zeros.
+    pub(super) fn client_frame(self) -> Bytes {
+        let status = &self.frame()[2..4];
+        [&[0x88, 0x82, 0, 0, 0, 0][..], status].concat().into()
     }
 }
 
@@ -74,9 +103,18 @@ mod tests {
             tracker.pass(frame);
             assert!(tracker.is_closed(), "{reason:?}");
             assert_eq!((frame[0], frame[1] & 0x80), (0x88, 0));
-            assert_eq!(u16::from_be_bytes([frame[2], frame[3]]), 1012);
+            let status = match reason {
+                CloseReason::MessageTooLarge => 1009,
+                CloseReason::MessageRate => 1008,
+                CloseReason::InvalidFrame => 1002,
+                _ => 1012,
+            };
+            assert_eq!(u16::from_be_bytes([frame[2], frame[3]]), status);
+            let mut tracker = FrameTracker::new();
+            tracker.pass(&reason.client_frame());
+            assert!(tracker.is_closed(), "{reason:?}");
             assert!(std::str::from_utf8(&frame[4..]).is_ok());
         }
-        assert_eq!((CloseReason::of_code(0), CloseReason::of_code(6)), (None, None));
+        assert_eq!((CloseReason::of_code(0), CloseReason::of_code(9)), (None, None));
     }
 }

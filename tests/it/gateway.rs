@@ -5,6 +5,7 @@ mod compression;
 mod cors;
 mod files;
 mod matching;
+mod messages;
 mod rewriting;
 mod splitting;
 mod throttle;

@@ -24,6 +24,7 @@ pub(super) fn json(filters: &FilterConfig) -> Value {
         maintenance,
         compress,
         limits,
+        messages,
     } = filters;
     let some = |edits: &HeaderEdits| (!edits.is_empty()).then(|| header_edits(edits));
     let networks = |networks: &[ipnet::IpNet]| (!networks.is_empty()).then(|| json!(networks));
@@ -38,6 +39,7 @@ pub(super) fn json(filters: &FilterConfig) -> Value {
         ("max_body", max_body.map(|most| json!(most))),
         ("maintenance", maintenance.as_ref().map(closed)),
         ("compress", compress.as_ref().map(bodies::compress)),
+        ("messages", messages.as_ref().map(throttle::messages)),
         ("limits", (!limits.is_empty()).then(|| limits.iter().map(throttle::limit).collect())),
     ];
     let shown = shown.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));

@@ -1,7 +1,9 @@
 //! The limits of a route.
 
+use std::time::Duration;
+
 use super::super::{
-    Counted, LimitConfig, LimitFields, LimitKey, Quota,
+    Counted, LimitConfig, LimitFields, LimitKey, MessagesConfig, Quota,
     fault::{InvalidValue, quoted},
     file::TomlValue,
     schema,
@@ -12,6 +14,12 @@ const MOST: usize = 16;
 
 /// Largest number in a quota.
 const LARGEST_QUOTA: u32 = 1_000_000_000;
+
+/// Largest size of a WebSocket message. Sizes are exact in every implementation up to here.
+const LARGEST_MESSAGE: usize = 1 << 40;
+
+/// How long a client may be beyond its rate of messages.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Longest name of a limit, and of a field, a cookie or a parameter, in bytes.
 const LONGEST_NAME: usize = 64;
@@ -88,6 +96,26 @@ fn limit(value: &TomlValue<'_>) -> Option<LimitConfig> {
             .value("fields")
             .and_then(|value| value.choice(&fields))
             .unwrap_or(LimitFields::Always),
+    })
+}
+
+/// Reads the limits of WebSocket messages.
+pub(super) fn messages(value: &TomlValue<'_>) -> Option<MessagesConfig> {
+    let wanted = "a table such as `{ max_size = \"64KiB\", rate = \"50/s\" }`";
+    let table = value.table(&schema::MESSAGES, wanted)?;
+    let rate = table.value("rate").and_then(|value| value.rate());
+    if table.value("rate").is_none() {
+        table.refuse(&["burst", "patience"], |key| {
+            InvalidValue::new(format!("`{key}` needs a rate")).help("add `rate = \"50/s\"`")
+        });
+    }
+    let burst = table.value("burst").and_then(|value| value.integer(1..=1_000_000));
+    let max_size = table.value("max_size").and_then(|value| value.size(1..=LARGEST_MESSAGE));
+    Some(MessagesConfig {
+        max_size: max_size.map(|size| size as u64),
+        burst: burst.or(rate.map(|rate| rate.times)).unwrap_or(1),
+        rate,
+        patience: table.deadline("patience", PATIENCE),
     })
 }
 

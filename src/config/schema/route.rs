@@ -3,8 +3,8 @@
 use super::{
     COMPRESS, CORS,
     DefaultValue::{Value, Words},
-    ERROR_PAGES, FILES, HEADERS, MAINTENANCE, MATCH, NETWORKS, REDIRECT, RESPOND, REWRITE,
-    ROUTE_LIMIT, SPLIT, SchemaKey, Section,
+    ERROR_PAGES, FILES, HEADERS, MAINTENANCE, MATCH, MESSAGES, NETWORKS, REDIRECT, RESPOND,
+    REWRITE, ROUTE_LIMIT, SPLIT, SchemaKey, Section,
     ValueKind::{Array, Boolean, OneOf, Size, Table, Text},
 };
 
@@ -159,6 +159,13 @@ pub(in crate::config) static ROUTE: Section = Section {
             default: Words("Unlimited"),
             example: r#"[{ key = "client", rate = "10/s", burst = 20 }]"#,
             about: "Limits of requests, tunnels and handshakes by client or another key. What is beyond them gets a 429.",
+        },
+        SchemaKey {
+            name: "messages",
+            kind: Table(&MESSAGES),
+            default: Words("Unlimited"),
+            example: r#"{ max_size = "64KiB", rate = "50/s", burst = 100 }"#,
+            about: "Limits on the size and the rate of WebSocket messages from clients.",
         },
     ],
     notes: "\

@@ -1,9 +1,10 @@
 //! Keys of the limits of routes.
 
 use super::{
+    DEADLINE,
     DefaultValue::{Value, Words},
     SchemaKey, Section,
-    ValueKind::{Choice, Integer, Rate, Text},
+    ValueKind::{Choice, Integer, Rate, Size, Text},
 };
 
 pub(in crate::config) static ROUTE_LIMIT: Section = Section {
@@ -97,4 +98,43 @@ pub(in crate::config) static ROUTE_LIMIT: Section = Section {
     ],
     notes: "Set at least one of `rate`, `concurrent`, `tunnels` and `quota`. The counters are those of this process. They survive reloads that \
             do not change the limit, and start anew with the process.",
+};
+
+pub(in crate::config) static MESSAGES: Section = Section {
+    name: "routes.messages",
+    heading: "`messages` of a route",
+    about: "Limits on what clients send over WebSockets. Without this table, tunnels are passed through without a look at messages.",
+    keys: &[
+        SchemaKey {
+            name: "max_size",
+            kind: Size(1, 1 << 40),
+            default: Words("Unlimited"),
+            example: r#""64KiB""#,
+            about: "Maximum size of a message, over its fragments; with permessage-deflate, the compressed size. A larger message is not \
+                    forwarded, and the connection is closed with status 1009.",
+        },
+        SchemaKey {
+            name: "rate",
+            kind: Rate,
+            default: Words("Unlimited"),
+            example: r#""50/s""#,
+            about: "Maximum rate of messages. The proxy does not read from a client beyond the rate. Pings and pongs, and \
+                    continuations of less than 1 KiB, count apart, with the same rate but at least 10 per second.",
+        },
+        SchemaKey {
+            name: "burst",
+            kind: Integer(1, 1_000_000),
+            default: Words("The number in `rate`"),
+            example: "100",
+            about: "Number of messages that may come at once.",
+        },
+        SchemaKey {
+            name: "patience",
+            kind: DEADLINE,
+            default: Value(r#""10s""#),
+            example: r#""1m""#,
+            about: "How long a client may be beyond the rate without a break. Then the connection is closed with status 1008.",
+        },
+    ],
+    notes: "Frames that are invalid or not masked close the connection with status 1002.",
 };

@@ -2,7 +2,7 @@
 
 use ipnet::IpNet;
 
-use super::{CompressConfig, LimitConfig};
+use super::{CompressConfig, LimitConfig, MessagesConfig};
 use crate::config::Template;
 
 /// What a route does with its requests and responses besides relaying them; by default, nothing.
@@ -26,6 +26,8 @@ pub struct FilterConfig {
     pub compress: Option<CompressConfig>,
     /// Limits of requests, in file order.
     pub limits: Vec<LimitConfig>,
+    /// Limits of WebSocket messages; `None`: unlimited.
+    pub messages: Option<MessagesConfig>,
 }
 
 /// Changes of path and host.

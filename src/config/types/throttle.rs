@@ -1,5 +1,7 @@
 //! Types of the limits of a route.
 
+use std::time::Duration;
+
 use super::Rate;
 
 /// A limit of a route, for each value of a key.
@@ -30,6 +32,19 @@ pub struct LimitConfig {
     pub max_keys: u32,
     /// Responses that have the RateLimit fields.
     pub fields: LimitFields,
+}
+
+/// Limits on the WebSocket messages of a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MessagesConfig {
+    /// Maximum size of a message in bytes; `None`: unlimited.
+    pub max_size: Option<u64>,
+    /// Rate of messages; `None`: unlimited.
+    pub rate: Option<Rate>,
+    /// Number of messages that may come at once, within the rate.
+    pub burst: u32,
+    /// How long a client may be beyond the rate.
+    pub patience: Duration,
 }
 
 /// What the requests of a limit are counted by.

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::config::{LimitConfig, Quota, Rate};
+use crate::config::{LimitConfig, MessagesConfig, Quota, Rate};
 
 pub(super) fn limit(limit: &LimitConfig) -> Value {
     let LimitConfig {
@@ -23,7 +23,7 @@ pub(super) fn limit(limit: &LimitConfig) -> Value {
         "name": name,
         "key": key.written(),
         "what": what.word(),
-        "rate": rate.map(|Rate { times, per }| json!({ "times": times, "per": per.as_secs_f64() })),
+        "rate": rate.map(per),
         "burst": rate.map(|_| burst),
         "concurrent": concurrent,
         "tunnels": tunnels,
@@ -32,4 +32,19 @@ pub(super) fn limit(limit: &LimitConfig) -> Value {
         "max_keys": max_keys,
         "fields": fields.word(),
     })
+}
+
+pub(super) fn messages(messages: &MessagesConfig) -> Value {
+    let MessagesConfig { max_size, rate, burst, patience } = messages;
+    json!({
+        "max_size": max_size,
+        "rate": rate.map(per),
+        "burst": rate.map(|_| burst),
+        "patience": patience.as_secs_f64(),
+    })
+}
+
+fn per(rate: Rate) -> Value {
+    let Rate { times, per } = rate;
+    json!({ "times": times, "per": per.as_secs_f64() })
 }
