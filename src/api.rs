@@ -4,6 +4,7 @@
 //! Pure data. Durations are seconds with fractions; instants are Unix time in seconds. A session id is
 //! a secret: requests may contain one, replies never do. Replies name sessions by [`Id`].
 
+mod cache;
 mod changes;
 mod drains;
 mod explain;
@@ -14,6 +15,7 @@ mod status;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    cache::{CacheState, PurgeRequest, Purged},
     changes::{
         Change, ChangeKind, ChangedThing, Plan, PlanRequest, ReloadRequest, UpgradeRequest,
         Upgraded,

@@ -4,6 +4,7 @@
 //! and share `client`, `find`, `show`, `target` and `deadline`.
 
 pub mod backends;
+pub mod cache;
 pub mod check;
 mod client;
 pub mod completions;

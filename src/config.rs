@@ -97,6 +97,8 @@ pub struct Config {
     pub forwarded: Forwarded,
     /// Limits of the session table.
     pub sessions: SessionsConfig,
+    /// Bounds of the stored responses.
+    pub cache: CacheStoreConfig,
     /// Limits over all clients.
     pub limits: ProcessLimits,
     /// Destination of the access log.

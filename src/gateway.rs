@@ -19,6 +19,7 @@
 
 mod addresses;
 mod body;
+mod cache;
 mod chain;
 mod compress;
 mod conditions;
@@ -32,7 +33,10 @@ mod variables;
 
 pub(crate) use self::{
     body::{BodyFilter, BodyStream, ReplyBody},
-    chain::{FilterChain, FilteredRequest, Interception, ResponseFilters, describe_limit},
+    cache::{BodyCopy, CacheStore, PurgeTarget, ResponseStep},
+    chain::{
+        FilterChain, FilterState, FilteredRequest, Interception, ResponseFilters, describe_limit,
+    },
     conditions::{Conditions, Forcing, RouteFacts},
     files::{FileRequest, StaticFiles},
     limits::Limiters,

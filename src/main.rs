@@ -50,6 +50,8 @@ enum Command {
     Plan(cli::plan::Args),
     /// Show tunnels, streams and polling sessions; find or close one.
     Sessions(cli::sessions::Args),
+    /// Show what stored responses use; remove some.
+    Cache(cli::cache::Args),
     /// Show which backend a request would go to, and by which rule.
     Explain(cli::explain::Args),
     /// Show the configuration of the running process, without secrets.
@@ -155,6 +157,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Backends(args) => args.run().await,
         Command::Drain(args) => args.run().await,
         Command::Undrain(args) => args.run().await,
+        Command::Cache(args) => args.run().await,
         Command::Reload(args) => args.run().await,
         Command::Plan(args) => args.run().await,
         Command::Sessions(args) => args.run().await,

@@ -13,7 +13,7 @@ use crate::{
     acme::Challenges,
     config,
     error::{FailureKind, Phase, ProxyError},
-    gateway::Limiters,
+    gateway::{CacheStore, Limiters},
     net::client_limits::ClientLimits,
     observe::{AccessLog, Metrics},
     snapshot::Current,
@@ -32,6 +32,8 @@ pub struct SharedState {
     pub memory: Arc<sticky::RecentSessions>,
     /// Open tunnels.
     pub tunnels: Arc<tunnel::TunnelRegistry>,
+    /// Stored responses.
+    pub(crate) cache: ArcSwap<CacheStore>,
     /// The metrics.
     pub metrics: Arc<Metrics>,
     /// The access log.

@@ -15,11 +15,11 @@ use serde_json::{Value, json};
 use self::pools::pool;
 
 use crate::config::{
-    AccessLogConfig, Acme, Admin, AdminRemote, AdminSocket, Certificate, CertificateSource,
-    ClientAuth, Config, DrainConfig, ErrorPageEntry, ErrorPages, HostPattern, ListenerConfig,
-    PassthroughConfig, ProcessLimits, ProxyIn, Redirect, RedirectConfig, Reload, RespondConfig,
-    RouteConfig, RouteTo, SessionsConfig, SharedKeys, SplitPool, TlsConfig, UnknownSni, Upgrade,
-    url_without_secrets,
+    AccessLogConfig, Acme, Admin, AdminRemote, AdminSocket, CacheStoreConfig, Certificate,
+    CertificateSource, ClientAuth, Config, DrainConfig, ErrorPageEntry, ErrorPages, HostPattern,
+    ListenerConfig, PassthroughConfig, ProcessLimits, ProxyIn, Redirect, RedirectConfig, Reload,
+    RespondConfig, RouteConfig, RouteTo, SessionsConfig, SharedKeys, SplitPool, TlsConfig,
+    UnknownSni, Upgrade, url_without_secrets,
 };
 
 /// Returns the whole configuration as JSON.
@@ -33,6 +33,7 @@ pub(super) fn to_json(config: &Config) -> Value {
         trusted_proxies,
         forwarded,
         sessions: SessionsConfig { max, max_sid_bytes },
+        cache: CacheStoreConfig { memory },
         limits: ProcessLimits { connections, handshakes },
         access_log,
         redact,
@@ -52,6 +53,7 @@ pub(super) fn to_json(config: &Config) -> Value {
         "ticket_keys": shared_keys(ticket_keys),
         "trusted_proxies": trusted_proxies.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "forwarded": forwarded.name(),
+        "cache": { "memory": memory },
         "sessions": { "max": max, "max_sid_bytes": max_sid_bytes },
         "limits": { "connections": connections, "handshakes": handshakes },
         "access_log": match access_log {

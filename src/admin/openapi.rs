@@ -8,11 +8,12 @@ use serde_json::{Value, json};
 
 use super::routes::{Body, ROUTES};
 use crate::api::{
-    ApiError, BackendCondition, BackendOrigin, BackendState, Backends, CertificateState, Change,
-    ChangeKind, ChangedThing, CheckFailureInfo, Closed, DrainRequest, DrainState, ExplainRequest,
-    Explanation, FindRequest, ListenerState, NewBackend, NewWeight, OPENAPI, Plan, PlanRequest,
-    PoolState, Pools, Predecessor, ProcessState, ReloadRequest, ReloadState, SessionKind,
-    SessionList, SessionState, Status, Undrain, UpgradeRequest, Upgraded, Whereabouts,
+    ApiError, BackendCondition, BackendOrigin, BackendState, Backends, CacheState,
+    CertificateState, Change, ChangeKind, ChangedThing, CheckFailureInfo, Closed, DrainRequest,
+    DrainState, ExplainRequest, Explanation, FindRequest, ListenerState, NewBackend, NewWeight,
+    OPENAPI, Plan, PlanRequest, PoolState, Pools, Predecessor, ProcessState, PurgeRequest, Purged,
+    ReloadRequest, ReloadState, SessionKind, SessionList, SessionState, Status, Undrain,
+    UpgradeRequest, Upgraded, Whereabouts,
 };
 use crate::config::{CertificateSource, ListenerProtocol, TlsConfig};
 
@@ -286,6 +287,8 @@ fn replies_match_their_schemas() {
     assert_schema("Plan", &plan);
     assert_schema("Explanation", &Explanation::default());
     assert_schema("Closed", &Closed { closed: "t-1".to_owned() });
+    assert_schema("CacheState", &CacheState::default());
+    assert_schema("Purged", &Purged { urls: 1 });
     assert_schema("Upgraded", &Upgraded { pid: 1 });
     assert_schema("ApiError", &ApiError { error: "no".to_owned() });
 }
@@ -295,6 +298,8 @@ fn requests_match_their_schemas() {
     assert_schema("Undrain", &Undrain { all: true, ..Undrain::default() });
     let one = (Some("a".to_owned()), Some("b".to_owned()));
     assert_schema("Undrain", &Undrain { pool: one.0, backend: one.1, all: false });
+    assert_schema("PurgeCache", &PurgeRequest { all: true, ..PurgeRequest::default() });
+    assert_schema("PurgeCache", &PurgeRequest { url: Some(String::new()), ..Default::default() });
     assert_schema("Drain", &DrainRequest::default());
     assert_schema(
         "Drain",

@@ -20,6 +20,7 @@ pub(super) enum ApiAction {
 /// A query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ApiQuery {
+    Cache,
     Config,
     Explain,
     FindSession,
@@ -37,6 +38,7 @@ pub(super) enum ApiCommand {
     AddBackend,
     CloseSession,
     Drain,
+    PurgeCache,
     Reload,
     RemoveBackend,
     SetWeight,
@@ -75,7 +77,7 @@ const BACKENDS: &str = "/v1/pools/{pool}/backends";
 const BACKEND: &str = "/v1/pools/{pool}/backends/{backend}";
 
 /// All routes.
-pub(super) static ROUTES: [ApiRoute; 17] = [
+pub(super) static ROUTES: [ApiRoute; 19] = [
     query(Method::GET, "/v1/status", ApiQuery::Status, Body::None),
     query(Method::GET, "/v1/pools", ApiQuery::Pools, Body::None),
     query(Method::GET, "/v1/pools/{pool}", ApiQuery::Pool, Body::None),
@@ -89,6 +91,8 @@ pub(super) static ROUTES: [ApiRoute; 17] = [
     // A session id is a secret and must not be part of a URL.
     query(Method::POST, "/v1/sessions/find", ApiQuery::FindSession, Body::Json(SHORT)),
     command(Method::DELETE, "/v1/sessions/{id}", ApiCommand::CloseSession, Body::None),
+    query(Method::GET, "/v1/cache", ApiQuery::Cache, Body::None),
+    command(Method::POST, "/v1/cache/purge", ApiCommand::PurgeCache, Body::Json(SHORT)),
     command(Method::POST, "/v1/reload", ApiCommand::Reload, Body::Optional(SHORT)),
     query(Method::POST, "/v1/plan", ApiQuery::Plan, Body::Optional(LONG)),
     query(Method::GET, "/v1/config", ApiQuery::Config, Body::None),

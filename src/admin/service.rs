@@ -16,7 +16,7 @@ use super::{
 };
 use crate::api::{
     BackendTarget, Backends, Closed, DrainRequest, ExplainRequest, FindRequest, NewBackend,
-    NewWeight, OPENAPI, PlanRequest, Pools, ReloadRequest, Undrain, UpgradeRequest,
+    NewWeight, OPENAPI, PlanRequest, Pools, PurgeRequest, ReloadRequest, Undrain, UpgradeRequest,
 };
 use crate::control::{CommandError, ControlHandle};
 
@@ -186,6 +186,7 @@ impl ApiCall<'_> {
                 let request: ExplainRequest = self.json()?;
                 ok(&control.explain(request).await?)
             }
+            ApiQuery::Cache => ok(&control.cache()),
             ApiQuery::OpenApi => Ok(raw(StatusCode::OK, Bytes::from_static(OPENAPI.as_bytes()))),
         }
     }
@@ -214,6 +215,12 @@ impl ApiCall<'_> {
                 let result = self.control.close(&id);
                 self.logged("close a session", &id, result)?;
                 ok(&Closed { closed: id })
+            }
+            ApiCommand::PurgeCache => {
+                let request: PurgeRequest = self.json()?;
+                let subject = serde_json::to_string(&request).unwrap_or_default();
+                let result = self.control.purge_cache(request).await;
+                ok(&self.logged("remove stored responses", &subject, result)?)
             }
             ApiCommand::Reload => {
                 let request: ReloadRequest = self.json()?;

@@ -163,6 +163,7 @@ fn config(top: &TomlTable<'_>) -> Config {
             })
             .unwrap_or_default(),
         sessions: top.value("sessions").and_then(|value| sessions(&value)).unwrap_or_default(),
+        cache: super::filters::cache::store(top),
         limits: top.value("limits").and_then(|value| limits(&value)).unwrap_or_default(),
         access_log,
         redact,

@@ -3,11 +3,11 @@
 use std::{net::SocketAddr, time::Duration};
 
 use super::{
-    AccessLogConfig, Admin, BackendConfig, Balance, CertificateSource, Config, Cookie, DrainConfig,
-    Forwarded, HeaderLimits, HealthConfig, HostPattern, Limits, ListenerConfig, ListenerProtocol,
-    Outlier, PoolConfig, ProbeConfig, ProcessLimits, Reload, Reuse, RouteConfig, SessionsConfig,
-    SetOn, SharedKeys, Sticky, Timeouts, TlsConfig, TlsVersion, UnknownSni, Upgrade, ValuePlaces,
-    sticky,
+    AccessLogConfig, Admin, BackendConfig, Balance, CacheStoreConfig, CertificateSource, Config,
+    Cookie, DrainConfig, Forwarded, HeaderLimits, HealthConfig, HostPattern, Limits,
+    ListenerConfig, ListenerProtocol, Outlier, PoolConfig, ProbeConfig, ProcessLimits, Reload,
+    Reuse, RouteConfig, SessionsConfig, SetOn, SharedKeys, Sticky, Timeouts, TlsConfig, TlsVersion,
+    UnknownSni, Upgrade, ValuePlaces, sticky,
 };
 
 /// How long a stopping process waits for open connections.
@@ -214,6 +214,7 @@ impl Config {
             trusted_proxies: Vec::new(),
             forwarded: Forwarded::default(),
             sessions: SessionsConfig::default(),
+            cache: CacheStoreConfig::default(),
             limits: ProcessLimits::default(),
             access_log: AccessLogConfig::default(),
             redact: Vec::new(),

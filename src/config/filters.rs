@@ -4,6 +4,7 @@ mod bodies;
 pub(super) mod throttle;
 
 pub(super) use bodies::files;
+pub(super) mod cache;
 
 use regex::Regex;
 
@@ -72,6 +73,7 @@ pub(super) fn filters(table: &TomlTable<'_>) -> FilterConfig {
         compress: read("compress").and_then(|value| bodies::compress(&value)),
         messages: read("messages").and_then(|value| throttle::messages(&value)),
         limits: read("limits").map(|value| throttle::limits(&value)).unwrap_or_default(),
+        cache: read("cache").and_then(|value| cache::cache(&value)),
     }
 }
 

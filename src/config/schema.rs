@@ -7,6 +7,7 @@ mod admin;
 mod backend_tls;
 mod backends;
 mod bodies;
+mod cache;
 mod conditions;
 mod filters;
 mod health;
@@ -27,9 +28,9 @@ mod traffic;
 use strsim::damerau_levenshtein;
 
 pub(super) use self::{
-    admin::*, backend_tls::*, backends::*, bodies::*, conditions::*, filters::*, health::*,
-    listener::*, networks::*, pool::*, process::*, route::*, split::*, state::*, sticky::*,
-    throttle::*, tls::*, traffic::*,
+    admin::*, backend_tls::*, backends::*, bodies::*, cache::*, conditions::*, filters::*,
+    health::*, listener::*, networks::*, pool::*, process::*, route::*, split::*, state::*,
+    sticky::*, throttle::*, tls::*, traffic::*,
 };
 pub use self::{json::json_schema, page::reference_page};
 use super::fault::quoted;
@@ -180,6 +181,7 @@ pub static SECTIONS: &[&Section] = &[
     &HEADERS,
     &HEADER_EDITS,
     &CORS,
+    &ROUTE_CACHE,
     &MAINTENANCE,
     &COMPRESS,
     &ROUTE_LIMIT,
@@ -207,6 +209,7 @@ pub static SECTIONS: &[&Section] = &[
     &ADMIN_TOKEN,
     &ACCESS_LOG,
     &SESSIONS,
+    &CACHE,
     &PROCESS_LIMITS,
     &COOKIE_KEY,
     &TICKET_KEYS,

@@ -2,6 +2,7 @@
 
 mod admin;
 mod bodies;
+mod cache;
 mod conditions;
 mod discovery;
 mod gateway;
@@ -18,6 +19,7 @@ mod tls;
 pub use self::{
     admin::{Admin, AdminRemote, AdminSocket},
     bodies::{CompressConfig, ContentCoding, FilesConfig},
+    cache::{CacheConfig, CacheStoreConfig},
     conditions::{CertificateCondition, RouteConditions, TextCondition},
     discovery::{BackendSource, Dns, HttpSource},
     gateway::{

@@ -244,6 +244,10 @@ fn intercepted(interception: &Interception, route: &str, explanation: &mut Expla
             let sentence = format!("The route {route} answers it as a preflight.");
             answers(explanation, reply.head.status.as_u16(), &sentence);
         }
+        Interception::Stored(reply, _) => {
+            let sentence = format!("The route {route} answers it with a stored response.");
+            answers(explanation, reply.head.status.as_u16(), &sentence);
+        }
         Interception::Refused(error) | Interception::Limited(error, _) => {
             let sentence = format!("The route {route} refuses it: {}", reply::sentence(error));
             answers(explanation, reply::status(error).as_u16(), &sentence);

@@ -8,6 +8,7 @@ use std::{fmt, path::PathBuf, sync::Arc};
 
 use tokio::{
     sync::{Semaphore, mpsc, oneshot},
+    task::spawn_blocking,
     time::timeout,
 };
 
@@ -16,10 +17,12 @@ use super::{
 };
 use crate::{
     api::{
-        BackendState, BackendTarget, DrainTerms, ExplainRequest, Explanation, NewBackend, Plan,
-        PlanRequest, ReloadRequest, SessionList, Status, UpgradeRequest, Upgraded, Whereabouts,
+        BackendState, BackendTarget, CacheState, DrainTerms, ExplainRequest, Explanation,
+        NewBackend, Plan, PlanRequest, PurgeRequest, Purged, ReloadRequest, SessionList, Status,
+        UpgradeRequest, Upgraded, Whereabouts,
     },
     config::{Address, Config, check},
+    gateway::PurgeTarget,
     shared::SharedState,
 };
 
@@ -111,6 +114,28 @@ impl ControlHandle {
     /// The session does not exist.
     pub fn close(&self, id: &str) -> Result<(), CommandError> {
         sessions::close(&self.proxy, id)
+    }
+
+    /// What stored responses use.
+    pub fn cache(&self) -> CacheState {
+        let store = self.proxy.cache.load();
+        let (used, urls) = store.usage();
+        CacheState { memory: store.memory(), used, urls }
+    }
+
+    /// Removes stored responses.
+    ///
+    /// # Errors
+    /// The request names nothing, or several things.
+    pub async fn purge_cache(&self, request: PurgeRequest) -> Result<Purged, CommandError> {
+        let target = purge_target(request)?;
+        let store = self.proxy.cache.load_full();
+        // Looks at every stored response.
+        let purged = spawn_blocking(move || store.purge(&target)).await;
+        match purged {
+            Ok(urls) => Ok(Purged { urls }),
+            Err(error) => Err(CommandError::Failed(error.to_string())),
+        }
     }
 
     /// Adds a backend to a pool, until restart.
@@ -256,5 +281,25 @@ impl ControlHandle {
         let request = ControlRequest::Command(command(reply));
         self.requests.send(request).await.map_err(|_| CommandError::ShuttingDown)?;
         outcome.await.map_err(|_| CommandError::ShuttingDown)?
+    }
+}
+
+/// The one thing that a request names.
+fn purge_target(request: PurgeRequest) -> Result<PurgeTarget, CommandError> {
+    match request {
+        PurgeRequest { url: Some(url), prefix: None, tag: None, all: false } => {
+            Ok(PurgeTarget::Url(url))
+        }
+        PurgeRequest { url: None, prefix: Some(prefix), tag: None, all: false } => {
+            Ok(PurgeTarget::Prefix(prefix))
+        }
+        PurgeRequest { url: None, prefix: None, tag: Some(tag), all: false } => {
+            Ok(PurgeTarget::Tag(tag))
+        }
+        PurgeRequest { url: None, prefix: None, tag: None, all: true } => Ok(PurgeTarget::All),
+        _ => {
+            let text = "set one of `url`, `prefix`, `tag` and `\"all\": true`";
+            Err(CommandError::Invalid(text.to_owned()))
+        }
     }
 }

@@ -18,6 +18,7 @@ use super::{
 use crate::{
     acme::ManagedCertificates,
     config::{self, Config},
+    gateway::CacheStore,
     handoff::Inheritance,
     net::{client_limits::ClientLimits, tls::TicketKeys},
     observe::{AccessLog, Metrics, Redaction},
@@ -146,6 +147,7 @@ fn shared_state(config: &Config) -> Result<Arc<SharedState>, ApplyError> {
         sids: SessionTable::new(&config.sessions),
         memory: RecentSessions::new(),
         tunnels: Arc::default(),
+        cache: ArcSwap::from_pointee(CacheStore::new(config.cache.memory)),
         limits: ClientLimits::new(connections, handshakes, metrics.client_limits.clone()),
         metrics,
         log: Arc::new(ArcSwap::from_pointee(log)),

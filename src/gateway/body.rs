@@ -19,8 +19,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use http_body::{Body, Frame};
-use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::combinators::UnsyncBoxBody;
 
 use super::compress::Encoder;
 
@@ -42,9 +42,9 @@ impl BodyStream {
         Self(UnsyncBoxBody::new(body))
     }
 
-    /// Creates a stream of one piece.
+    /// Creates a stream of bytes in memory.
     pub(crate) fn of(bytes: Bytes) -> Self {
-        Self::new(Full::new(bytes).map_err(|never| match never {}))
+        Self::new(Sliced(bytes))
     }
 
     /// The number of bytes, if it is known.
@@ -65,6 +65,32 @@ impl BodyStream {
                 return Poll::Ready(Ok(Some(data)));
             }
         }
+    }
+}
+
+/// Bytes in memory, in slices that a socket takes at once.
+struct Sliced(Bytes);
+
+impl Sliced {
+    /// Size of a slice, in bytes.
+    const SLICE: usize = 64 << 10;
+}
+
+impl Body for Sliced {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let size = self.0.len().min(Self::SLICE);
+        let slice = self.0.split_to(size);
+        Poll::Ready((!slice.is_empty()).then(|| Ok(Frame::data(slice))))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.0.len() as u64)
     }
 }
 
@@ -119,10 +145,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_stream_yields_its_pieces_and_its_length() {
-        let mut stream = BodyStream::of(Bytes::from_static(b"abc"));
-        assert_eq!(stream.length(), Some(3));
-        let piece = std::future::poll_fn(|cx| stream.poll_piece(cx)).await.unwrap();
-        assert_eq!(piece.as_deref(), Some(&b"abc"[..]));
+        let mut stream = BodyStream::of(Bytes::from(vec![b'x'; Sliced::SLICE + 3]));
+        assert_eq!(stream.length(), Some(Sliced::SLICE as u64 + 3));
+        for size in [Sliced::SLICE, 3] {
+            let piece = std::future::poll_fn(|cx| stream.poll_piece(cx)).await.unwrap();
+            assert_eq!(piece.unwrap().len(), size);
+        }
         assert!(std::future::poll_fn(|cx| stream.poll_piece(cx)).await.unwrap().is_none());
         assert_eq!(BodyStream::of(Bytes::new()).length(), Some(0));
     }

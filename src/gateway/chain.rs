@@ -7,6 +7,7 @@ use moorline_http::{BodyLength, Head, RequestHead, ResponseHead};
 use super::{
     addresses,
     body::{BodyFilter, ReplyBody},
+    cache::{CacheAnswer, CacheStore, CacheTicket, RouteCache},
     compress::{self, Compression},
     cors::{self, CorsGrant},
     fields::{self, RenderedEdits},
@@ -46,6 +47,18 @@ enum Filter {
     RequestFields(HeaderEdits),
     ResponseFields(HeaderEdits),
     Compress(CompressConfig),
+    Cache(RouteCache),
+}
+
+/// What the filters of a route keep between requests: it lives in the process and survives a reload.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FilterState<'a> {
+    /// Name of the route.
+    pub(crate) route: &'a str,
+    /// Counters of limits.
+    pub(crate) limiters: &'a Limiters,
+    /// Stored responses.
+    pub(crate) cache: &'a Arc<CacheStore>,
 }
 
 /// A request that has passed the filters.
@@ -66,6 +79,8 @@ pub(crate) struct FilteredRequest {
 pub(crate) enum Interception {
     /// A filter has answered it.
     Answered(LocalReply),
+    /// A stored response answers it, after what follows for responses.
+    Stored(LocalReply, Box<ResponseFilters>),
     /// A filter has refused it.
     Refused(ProxyError),
     /// A limit has refused it; the report is for the fields of the reply.
@@ -83,6 +98,7 @@ pub(crate) struct ResponseFilters {
     messages: Option<MessageLimits>,
     /// Keep the request and its tunnel counted.
     slots: Vec<LimitSlot>,
+    cache: Option<Box<CacheTicket>>,
 }
 
 impl FilteredRequest {
@@ -94,7 +110,7 @@ impl FilteredRequest {
 
 impl FilterChain {
     /// Creates the filters that a configuration asks for; `None` if it asks for none.
-    pub(crate) fn new(config: &FilterConfig, limiters: &Limiters) -> Option<Self> {
+    pub(crate) fn new(config: &FilterConfig, kept: FilterState<'_>) -> Option<Self> {
         let FilterConfig {
             rewrite: RewriteConfig { path, host },
             addresses,
@@ -106,6 +122,7 @@ impl FilterChain {
             compress,
             limits,
             messages,
+            cache,
         } = config;
         let some = |edits: &HeaderEdits| (!edits.is_empty()).then(|| edits.clone());
         let limits_addresses = !(addresses.allow.is_empty() && addresses.deny.is_empty());
@@ -114,14 +131,18 @@ impl FilterChain {
             maintenance.clone().map(Filter::Maintenance),
             cors.clone().map(Filter::Cors),
             max_body.map(Filter::MaxBody),
-            (!limits.is_empty())
-                .then(|| Filter::Limits(limits.iter().map(|limit| limiters.of(limit)).collect())),
+            (!limits.is_empty()).then(|| {
+                Filter::Limits(limits.iter().map(|limit| kept.limiters.of(limit)).collect())
+            }),
             messages.as_ref().map(|messages| Filter::Messages(message_limits(messages))),
             path.as_ref().and_then(Rewrite::new).map(Filter::Path),
             host.as_deref().map(|host| Filter::Host(host.into())),
             some(request_headers).map(Filter::RequestFields),
             some(response_headers).map(Filter::ResponseFields),
             compress.clone().map(Filter::Compress),
+            cache.clone().map(|cache| {
+                Filter::Cache(RouteCache::new(cache, kept.route, Arc::clone(kept.cache)))
+            }),
         ]
         .into_iter()
         .flatten()
@@ -227,6 +248,18 @@ impl Filter {
                 let compression = Compression::of(config, &passed.request);
                 passed.response.get_or_insert_default().compression = Some(compression);
             }
+            Self::Cache(cache) => {
+                let FilteredRequest { mut request, response, host, max_body } = passed;
+                let mut response = response.unwrap_or_default();
+                match cache.look_up(&mut request, facts) {
+                    CacheAnswer::Stored(reply) => {
+                        return Err(Box::new(Interception::Stored(reply, response)));
+                    }
+                    CacheAnswer::Forward(ticket) => response.cache = Some(ticket),
+                    CacheAnswer::Pass => {}
+                }
+                passed = FilteredRequest { request, response: Some(response), host, max_body };
+            }
         }
         Ok(passed)
     }
@@ -261,8 +294,13 @@ impl ResponseFilters {
     pub(crate) fn into_tunnel(mut self: Box<Self>) -> Option<Box<Self>> {
         self.slots.retain(LimitSlot::is_tunnel);
         (self.edits, self.cors, self.limits) = (None, None, Vec::new());
-        self.compression = None;
+        (self.compression, self.cache) = (None, None);
         (!self.slots.is_empty()).then_some(self)
+    }
+
+    /// Takes what the cache does with the response.
+    pub(crate) fn take_cache(&mut self) -> Option<Box<CacheTicket>> {
+        self.cache.take()
     }
 
     /// Changes the head of a response. Edits come first, so that they cannot forge a grant.

@@ -27,6 +27,15 @@ impl LocalReply {
         Self { head: ResponseHead::new(status), body: ReplyBody::Bytes(Bytes::new()) }
     }
 
+    /// Whether the body is better delivered piece by piece.
+    pub(crate) fn is_large(&self) -> bool {
+        const LARGE: usize = 64 << 10;
+        match &self.body {
+            ReplyBody::Bytes(body) => body.len() > LARGE,
+            ReplyBody::Stream(_) => true,
+        }
+    }
+
     pub(super) fn fields(&mut self) -> &mut Head {
         &mut self.head.head
     }

@@ -16,7 +16,7 @@ use super::{
     cookie::AffinityCookie,
     engine_request::{EngineRequest, engine_request},
     forwarding::{self, ForwardedClaims, ForwardingContext, RequestId},
-    local_reply::DeferredReply,
+    local_reply::{DeferredReply, ReplySource},
     long_poll,
     lookup::CountedLookup,
     outgoing::Outgoing,
@@ -28,8 +28,7 @@ use super::{
 use crate::{
     error::{FailureKind, Phase, ProxyError, Side, Termination},
     gateway::{
-        self, FileRequest, FilterFacts, FilteredRequest, Interception, LocalOutcome, LocalReply,
-        ResponseFilters,
+        self, FilterFacts, FilteredRequest, Interception, LocalOutcome, LocalReply, ResponseFilters,
     },
     net::proxy_protocol::ConnectionOrigin,
     observe::{StreamRecord, StreamStart},
@@ -332,6 +331,7 @@ impl<'a> OpenedRequest<'a> {
         };
         let passed = passed.map_err(|interception| match *interception {
             Interception::Answered(answer) => self.answered(answer, unread),
+            Interception::Stored(reply, filters) => self.stored(reply, filters, unread),
             Interception::Refused(error) => self.refused(&error, unread),
             Interception::Limited(error, report) => {
                 let mut refused = self.refused(&error, unread);
@@ -349,7 +349,9 @@ impl<'a> OpenedRequest<'a> {
             }
         };
         Err(match answer {
-            Ok(LocalOutcome::File(file)) => self.deferred(file, passed.response, unread),
+            Ok(LocalOutcome::File(file)) => {
+                self.deferred(ReplySource::File(file), passed.response, unread)
+            }
             Ok(LocalOutcome::Reply(mut answer)) => {
                 if let Some(filters) = &passed.response {
                     filters.apply_local(&mut answer);
@@ -367,15 +369,29 @@ impl<'a> OpenedRequest<'a> {
         Box::new(Refused { reply, unread })
     }
 
-    /// Leaves the request to a file.
+    /// Ends the request with a stored response.
+    fn stored(
+        &mut self,
+        mut reply: LocalReply,
+        filters: Box<ResponseFilters>,
+        unread: bool,
+    ) -> Box<Refused> {
+        if reply.is_large() {
+            return self.deferred(ReplySource::Ready(Box::new(reply)), Some(filters), unread);
+        }
+        filters.apply_local(&mut reply);
+        self.answered(reply, unread)
+    }
+
+    /// Leaves the request to a reply that is made or delivered piece by piece.
     fn deferred(
         &mut self,
-        request: FileRequest,
+        source: ReplySource,
         filters: Option<Box<ResponseFilters>>,
         unread: bool,
     ) -> Box<Refused> {
         let (scope, context) = (self.scope.take(), self.reply_context.take());
-        let reply = Box::new(DeferredReply { scope, context, filters, request });
+        let reply = Box::new(DeferredReply { scope, context, filters, source });
         Box::new(Refused { reply: RefusedReply::Deferred(reply), unread })
     }
 
@@ -433,7 +449,7 @@ impl<'a> OpenedRequest<'a> {
 }
 
 /// Ends a request with a reply of the proxy that is not an error.
-fn answered(mut scope: StreamScope, reply: OwnReply) -> OwnReply {
+pub(super) fn answered(mut scope: StreamScope, reply: OwnReply) -> OwnReply {
     scope.record().status = reply.head.status.as_u16();
     scope.end(Termination::Answered);
     reply

@@ -8,17 +8,18 @@ use std::{
 };
 
 use http::{Method, StatusCode};
-use moorline_http::{FieldId, RequestHead};
+use moorline_http::{BodyLength, FieldId, RequestHead};
 
 use super::{
     affinity::Destination,
-    arrival::{Arrival, Refused, RefusedReply, RequestState, RequestTraits, arrive},
+    arrival::{Arrival, Refused, RefusedReply, RequestState, RequestTraits, answered, arrive},
     attempt::{AttemptOutcome, RequestAttempt},
     client::ClientSide,
     connection::{self, Answered, ConnectionInfo, Flow},
     cookie,
     deliver::Delivery,
     inspect::inspect,
+    local_reply,
     reply::{self, OwnReply},
     session_detect::{self, OpenDetection},
     streamed::StreamedDelivery,
@@ -26,6 +27,7 @@ use super::{
 };
 use crate::{
     error::{FailureKind, Phase, ProxyError},
+    gateway::{LocalReply, ResponseStep},
     shared::SharedState,
     upstream::Backend,
 };
@@ -68,6 +70,8 @@ enum Step {
     Stream(Box<StreamedDelivery>),
     /// Start the tunnel.
     Tunnel(Box<AttemptOutcome>),
+    /// Deliver a stored response piece by piece.
+    Stored(Box<LocalReply>, Answered),
     /// Answer with a reply of the proxy.
     Reply(Box<OwnReply>, Answered),
     /// Nothing more.
@@ -149,6 +153,11 @@ impl<'p> Arrival<'p> {
                 Step::Tunnel(reached) => {
                     return tunnel_start::tunnel(&mut self.state, client, *reached).await;
                 }
+                Step::Stored(reply, answered) => {
+                    let (scope, filters) = (self.state.scope.take(), self.state.response.take());
+                    let made = (*reply, filters.as_deref());
+                    return local_reply::deliver(client, scope, made, answered).await;
+                }
                 Step::Reply(reply, answered) => {
                     return connection::answer(client, *reply, answered).await;
                 }
@@ -173,7 +182,13 @@ impl<'p> Arrival<'p> {
         let head = &mut reached.answer.head;
         // Before fields are added: a response must not remove them by naming them in `Connection`.
         head.strip_hop_by_hop();
-        if let Some(filters) = &state.response {
+        let mut copy = None;
+        if let Some(filters) = &mut state.response {
+            match filters.take_cache().map(|ticket| ticket.respond(head)) {
+                Some(ResponseStep::Replace(reply)) => return Err(self.replace(reached, reply)),
+                Some(ResponseStep::Copy(begun)) => copy = Some(begun),
+                Some(ResponseStep::Deliver) | None => {}
+            }
             filters.apply(head);
         }
         let backend = reached.answer.lease.backend();
@@ -206,10 +221,10 @@ impl<'p> Arrival<'p> {
             filters.body(head, length)
         });
         let scope = state.scope.take();
-        if let Some(filter) = filter {
-            let answer = (reached.answer, filter);
+        if filter.is_some() || copy.is_some() {
+            let (answer, how) = (reached.answer, (filter, copy));
             let delivery =
-                StreamedDelivery::of_backend(client, outgoing, scope, answer, (keeps, pause));
+                StreamedDelivery::of_backend(client, outgoing, scope, answer, how, (keeps, pause));
             return Err(Step::Stream(Box::new(delivery)));
         }
         let begun = Delivery::begin(client, outgoing, scope, reached.answer, (keeps, pause));
@@ -228,19 +243,53 @@ impl<'p> Arrival<'p> {
             scope.take().client_lost(FailureKind::Incomplete);
             return Step::Done(Flow::Drop);
         }
-        self.refuse(error)
+        let ticket = self.state.response.as_mut().and_then(|filters| filters.take_cache());
+        match ticket.and_then(|ticket| ticket.fail()) {
+            Some(reply) => self.answer_with(reply),
+            None => self.refuse(error),
+        }
+    }
+
+    /// Answers the client with a stored response instead of that of the backend.
+    fn replace(&mut self, reached: AttemptOutcome, reply: LocalReply) -> Step {
+        let answer = reached.answer;
+        // A response without a body has been read; any other one is in the way.
+        if answer.head.length() == BodyLength::Exactly(0) && answer.input.is_none() {
+            answer.lease.give_back();
+        }
+        self.answer_with(reply)
+    }
+
+    /// Answers the client with a reply that is made here.
+    fn answer_with(&mut self, mut reply: LocalReply) -> Step {
+        let state = &mut self.state;
+        state.scope.received(self.outgoing.bytes());
+        if reply.is_large() {
+            return Step::Stored(Box::new(reply), self.answered());
+        }
+        if let Some(filters) = &state.response {
+            filters.apply_local(&mut reply);
+        }
+        let id = state.scope.record().id().to_owned();
+        let reply = answered(state.scope.take(), reply::local(reply, &id));
+        Step::Reply(Box::new(reply), self.answered())
     }
 
     /// Answers the client with an error reply.
     fn refuse(&mut self, error: &ProxyError) -> Step {
         let state = &mut self.state;
         let reply = reply::refuse(state.scope.take(), error, &state.reply_context);
-        let answered = Answered {
+        Step::Reply(Box::new(reply), self.answered())
+    }
+
+    /// The request, for a reply that is made here.
+    fn answered(&self) -> Answered {
+        let state = &self.state;
+        Answered {
             is_head: state.method == Method::HEAD,
             keeps: state.keeps && state.info.keeps_connections(),
             unread: !self.outgoing.has_read_all(),
-        };
-        Step::Reply(Box::new(reply), answered)
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::StatusCode;
 use moorline_http::{BodyLength, FieldId};
 
 use super::{
@@ -23,18 +24,32 @@ use crate::{
     stream_log::StreamScope,
 };
 
-/// A request that a file answers.
+/// A request that is answered piece by piece.
 pub(super) struct DeferredReply {
     pub(super) scope: StreamScope,
     pub(super) context: ReplyContext,
     pub(super) filters: Option<Box<ResponseFilters>>,
-    pub(super) request: FileRequest,
+    pub(super) source: ReplySource,
+}
+
+/// The source of a reply.
+pub(super) enum ReplySource {
+    /// A file, which is to be found.
+    File(FileRequest),
+    /// It is there.
+    Ready(Box<LocalReply>),
 }
 
 impl DeferredReply {
     /// Makes the response and delivers it.
     pub(super) async fn answer(self, client: &mut ClientSide, request: Answered) -> Flow {
-        let Self { mut scope, context, filters, request: file } = self;
+        let Self { mut scope, context, filters, source } = self;
+        let file = match source {
+            ReplySource::File(file) => file,
+            ReplySource::Ready(made) => {
+                return deliver(client, scope, (*made, filters.as_deref()), request).await;
+            }
+        };
         scope.enter(Phase::ResponseHeader);
         let mut making = pin!(file.reply());
         let made = poll_fn(|cx| match making.as_mut().poll(cx) {
@@ -56,7 +71,7 @@ impl DeferredReply {
 }
 
 /// Delivers a response that is made here, piece by piece.
-async fn deliver(
+pub(super) async fn deliver(
     client: &mut ClientSide,
     mut scope: StreamScope,
     (made, filters): (LocalReply, Option<&ResponseFilters>),
@@ -68,7 +83,8 @@ async fn deliver(
         ReplyBody::Bytes(bytes) => BodyStream::of(bytes),
     };
     head.head.set(FieldId::XRequestId, scope.record().id());
-    if stream.length() == Some(0) && !head.head.has(FieldId::ContentLength) {
+    let bodiless = matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    if stream.length() == Some(0) && !bodiless && !head.head.has(FieldId::ContentLength) {
         head.head.set(FieldId::ContentLength, "0");
     }
     let length = stream.length().map_or(BodyLength::Chunked, BodyLength::Exactly);

@@ -60,9 +60,11 @@ impl OwnReply {
         Self { head: ResponseHead::new(status), body: body.into(), closes: false }
     }
 
-    /// Announces the length of an empty body.
+    /// Announces the length of an empty body, unless the status has none.
     fn sized(mut self) -> Self {
-        if self.body.is_empty() {
+        let bodiless =
+            matches!(self.head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        if self.body.is_empty() && !bodiless {
             self.fields().set(FieldId::ContentLength, "0");
         }
         self

@@ -35,7 +35,7 @@ use super::{
 };
 use crate::{
     error::{FailureKind, Side, Termination},
-    gateway::{BodyFilter, BodyStream},
+    gateway::{BodyCopy, BodyFilter, BodyStream},
     stream_log::StreamScope,
 };
 
@@ -54,6 +54,8 @@ pub(super) struct StreamedDelivery {
     scope: StreamScope,
     source: StreamSource,
     filter: Option<BodyFilter>,
+    /// Copies the body of the backend for the cache.
+    copy: Option<Box<BodyCopy>>,
     /// How the body is framed for the client.
     length: BodyLength,
     /// Bytes to write next: the head, and framed pieces.
@@ -76,13 +78,14 @@ pub(super) struct StreamedDelivery {
 }
 
 impl StreamedDelivery {
-    /// Begins the delivery of a backend's response behind a filter, which has changed the head already. `keeps`: the
-    /// client's connection may stay open.
+    /// Begins the delivery of a backend's response that is changed by a filter, which has changed the head already, or
+    /// copied. `keeps`: the client's connection may stay open.
     pub(super) fn of_backend(
         client: &mut ClientSide,
         outgoing: &mut Outgoing,
         scope: StreamScope,
-        (response, filter): (BackendResponse, BodyFilter),
+        response: BackendResponse,
+        (filter, copy): (Option<BodyFilter>, Option<Box<BodyCopy>>),
         (keeps, pause): (bool, Option<Duration>),
     ) -> Self {
         let closes = !keeps || !outgoing.has_read_all() || client.has_ended();
@@ -92,7 +95,8 @@ impl StreamedDelivery {
         }
         let BackendResponse { head, input, lease, at, .. } = response;
         let source = StreamSource::backend(head.length(), input, lease);
-        Self::begin(client, scope, &head, (source, Some(filter)), (closes, pause, at))
+        let begun = Self::begin(client, scope, &head, (source, filter), (closes, pause, at));
+        Self { copy, ..begun }
     }
 
     /// Begins the delivery of a response that is made here.
@@ -130,6 +134,7 @@ impl StreamedDelivery {
             scope,
             source,
             filter,
+            copy: None,
             length,
             pending,
             data: Vec::new(),
@@ -247,12 +252,15 @@ impl StreamedDelivery {
 
     /// Takes one piece from the source, through the filter, and frames it. Returns its size.
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Result<Poll<usize>, Ending> {
-        let (filter, out) = (&mut self.filter, &mut self.data);
+        let (filter, copy, out) = (&mut self.filter, &mut self.copy, &mut self.data);
         let mut filtered = Ok(());
-        let piece = self.source.poll_piece(cx, |data| match filter {
-            Some(filter) if filtered.is_ok() => filtered = filter.feed(data, out),
-            Some(_) => {}
-            None => out.extend_from_slice(data),
+        let piece = self.source.poll_piece(cx, |data| {
+            *copy = copy.take().and_then(|copy| copy.push(data));
+            match filter {
+                Some(filter) if filtered.is_ok() => filtered = filter.feed(data, out),
+                Some(_) => {}
+                None => out.extend_from_slice(data),
+            }
         });
         let Poll::Ready(piece) = piece else { return Ok(Poll::Pending) };
         filtered.map_err(filter_failed)?;
@@ -264,6 +272,9 @@ impl StreamedDelivery {
                 Ok(Poll::Ready(count))
             }
             Piece::End => {
+                if let Some(copy) = self.copy.take() {
+                    copy.complete();
+                }
                 if let Some(filter) = &mut self.filter {
                     filter.end(&mut self.data).map_err(filter_failed)?;
                 }

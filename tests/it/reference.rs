@@ -244,6 +244,8 @@ const PLACES: &[(&str, &str)] = &[
     ("routes.compress", "ROUTE\n[routes.compress]\nLINE\nAPP"),
     ("routes.limits", "ROUTE\n[[routes.limits]]\nrate = \"10/s\"\nLINE\nAPP"),
     ("routes.messages", "ROUTE\n[routes.messages]\nrate = \"10/s\"\nLINE\nAPP"),
+    ("routes.cache", "ROUTE\n[routes.cache]\nLINE\nAPP"),
+    ("cache", "WEB\nAPP\n[cache]\nLINE"),
     ("routes.cors", "ROUTE\n[routes.cors]\norigins = [\"https://a.test\"]\nLINE\nAPP"),
     ("pools.NAME", "WEB\n[pools.app]\nbackends = [\"127.0.0.1:1\"]\nLINE"),
     ("pools.NAME.backends", "WEB\n[[pools.app.backends]]\naddress = \"127.0.0.1:1\"\nLINE"),

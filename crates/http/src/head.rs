@@ -98,6 +98,17 @@ thread_local! {
     static FREE_SLOTS: std::cell::RefCell<Vec<Vec<Slot>>> = const { std::cell::RefCell::new(Vec::new()) };
 }
 
+impl Clone for Head {
+    fn clone(&self) -> Self {
+        let mut slots = FREE_SLOTS.with_borrow_mut(Vec::pop).unwrap_or_default();
+        slots.clear();
+        slots.extend_from_slice(&self.slots);
+        let mut bytes = Buffer::new();
+        bytes.push(self.bytes.filled());
+        Self { bytes, slots, present: self.present, first_line: self.first_line }
+    }
+}
+
 /// Lists of slots that a thread keeps.
 const MOST_FREE: usize = 8;
 

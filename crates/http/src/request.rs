@@ -40,7 +40,7 @@ const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0";
 const PROXY_V2: &[u8] = b"\0\r\nQUIT\n";
 
 /// The head of a request.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct RequestHead {
     /// The method.
     pub method: Method,

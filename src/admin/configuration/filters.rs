@@ -8,8 +8,8 @@ pub(super) use bodies::files;
 use serde_json::{Map, Value, json};
 
 use crate::config::{
-    AddressRules, CorsConfig, FilterConfig, HeaderEdits, MaintenanceConfig, OriginPattern,
-    OriginPatterns, PathRewrite, RewriteConfig, Template,
+    AddressRules, CacheConfig, CorsConfig, FilterConfig, HeaderEdits, MaintenanceConfig,
+    OriginPattern, OriginPatterns, PathRewrite, RewriteConfig, Template,
 };
 
 /// Returns the filters; without those that do nothing.
@@ -25,6 +25,7 @@ pub(super) fn json(filters: &FilterConfig) -> Value {
         compress,
         limits,
         messages,
+        cache,
     } = filters;
     let some = |edits: &HeaderEdits| (!edits.is_empty()).then(|| header_edits(edits));
     let networks = |networks: &[ipnet::IpNet]| (!networks.is_empty()).then(|| json!(networks));
@@ -41,6 +42,7 @@ pub(super) fn json(filters: &FilterConfig) -> Value {
         ("compress", compress.as_ref().map(bodies::compress)),
         ("messages", messages.as_ref().map(throttle::messages)),
         ("limits", (!limits.is_empty()).then(|| limits.iter().map(throttle::limit).collect())),
+        ("cache", cache.as_ref().map(cache_settings)),
     ];
     let shown = shown.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
     Value::Object(shown.collect())
@@ -89,4 +91,24 @@ fn origin(pattern: &OriginPattern) -> Value {
 fn closed(closed: &MaintenanceConfig) -> Value {
     let MaintenanceConfig { retry_after, except } = closed;
     json!({ "retry_after": retry_after, "except": except })
+}
+
+fn cache_settings(cache: &CacheConfig) -> Value {
+    let CacheConfig {
+        lifetime,
+        heuristic,
+        stale_if_error,
+        max_entry,
+        store_cookies,
+        client_directives,
+    } = cache;
+    let seconds = |time: &Option<std::time::Duration>| time.map(|time| time.as_secs_f64());
+    json!({
+        "lifetime": seconds(lifetime),
+        "heuristic": heuristic,
+        "stale_if_error": seconds(stale_if_error),
+        "max_entry": max_entry,
+        "store_cookies": store_cookies,
+        "client_directives": client_directives,
+    })
 }

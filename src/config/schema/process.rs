@@ -1,7 +1,7 @@
 //! Keys of the top level, and of tables for the whole process.
 
 use super::{
-    ACCESS_LOG, ADMIN, COOKIE_KEY,
+    ACCESS_LOG, ADMIN, CACHE, COOKIE_KEY,
     DefaultValue::{Required, Value, Words},
     ERROR_PAGES, LISTENER, LONGEST, NETWORK_LIST, PERIOD, POOL, ROUTE, SESSIONS, SchemaKey,
     Section, TICKET_KEYS,
@@ -105,6 +105,13 @@ pub(in crate::config) static TOP: Section = Section {
             example: r#"{ 404 = "404.html", 5xx = "down.html" }"#,
             about: "HTML pages for errors that the proxy itself reports: for requests without a route, and for routes \
                     without a page for the status. See [`[[routes]]`](#routes).",
+        },
+        SchemaKey {
+            name: "cache",
+            kind: Table(&CACHE),
+            default: Words("The defaults"),
+            example: r#"{ memory = "1GiB" }"#,
+            about: "Bounds of stored responses, a table `[cache]`.",
         },
         SchemaKey {
             name: "sessions",

@@ -4,7 +4,7 @@ use super::{
     COMPRESS, CORS,
     DefaultValue::{Value, Words},
     ERROR_PAGES, FILES, HEADERS, MAINTENANCE, MATCH, MESSAGES, NETWORKS, REDIRECT, RESPOND,
-    REWRITE, ROUTE_LIMIT, SPLIT, SchemaKey, Section,
+    REWRITE, ROUTE_CACHE, ROUTE_LIMIT, SPLIT, SchemaKey, Section,
     ValueKind::{Array, Boolean, OneOf, Size, Table, Text},
 };
 
@@ -166,6 +166,13 @@ pub(in crate::config) static ROUTE: Section = Section {
             default: Words("Unlimited"),
             example: r#"{ max_size = "64KiB", rate = "50/s", burst = 100 }"#,
             about: "Limits on the size and the rate of WebSocket messages from clients.",
+        },
+        SchemaKey {
+            name: "cache",
+            kind: OneOf(&[Boolean, Table(&ROUTE_CACHE)]),
+            default: Value("false"),
+            example: r#"{ lifetime = "1m" }"#,
+            about: "Stores responses.",
         },
     ],
     notes: "\

@@ -2,7 +2,7 @@
 
 use ipnet::IpNet;
 
-use super::{CompressConfig, LimitConfig, MessagesConfig};
+use super::{CacheConfig, CompressConfig, LimitConfig, MessagesConfig};
 use crate::config::Template;
 
 /// What a route does with its requests and responses besides relaying them; by default, nothing.
@@ -28,6 +28,8 @@ pub struct FilterConfig {
     pub limits: Vec<LimitConfig>,
     /// Limits of WebSocket messages; `None`: unlimited.
     pub messages: Option<MessagesConfig>,
+    /// Stored responses; `None`: nothing is stored.
+    pub cache: Option<CacheConfig>,
 }
 
 /// Changes of path and host.

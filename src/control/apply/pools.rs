@@ -5,7 +5,10 @@ use std::{collections::HashMap, sync::Arc};
 use crate::{
     config::{self, Config},
     control::ControlTask,
-    gateway::{Conditions, FilterChain, Forcing, Limiters, LocalAnswer, StaticFiles},
+    gateway::{
+        CacheStore, Conditions, FilterChain, FilterState, Forcing, Limiters, LocalAnswer,
+        StaticFiles,
+    },
     observe::{Redaction, RouteLabel},
     route,
     snapshot::{
@@ -84,10 +87,9 @@ impl ControlTask {
         pools: Vec<Arc<PoolSnapshot>>,
         listeners: HashMap<Arc<str>, Arc<ListenerSnapshot>>,
     ) -> Snapshot {
-        let routes = config
-            .routes
-            .iter()
-            .filter_map(|rule| route_rule(rule, &pools, config, &self.proxy.limiters));
+        let cache = self.cache_store(config);
+        let kept = (&self.proxy.limiters, &cache);
+        let routes = config.routes.iter().filter_map(|rule| route_rule(rule, &pools, config, kept));
         Snapshot {
             routes: route::Routes::new(&routes.collect::<Vec<_>>()),
             removed: self.backends_without_pool(config),
@@ -100,13 +102,24 @@ impl ControlTask {
             pools,
         }
     }
+
+    /// The stored responses; a new store if its size has changed.
+    fn cache_store(&self, config: &Config) -> Arc<CacheStore> {
+        let store = self.proxy.cache.load_full();
+        if store.memory() == config.cache.memory {
+            return store;
+        }
+        let store = Arc::new(CacheStore::new(config.cache.memory));
+        self.proxy.cache.store(Arc::clone(&store));
+        store
+    }
 }
 
 fn route_rule(
     rule: &config::RouteConfig,
     pools: &[Arc<PoolSnapshot>],
     config: &Config,
-    limiters: &Limiters,
+    (limiters, cache): (&Limiters, &Arc<CacheStore>),
 ) -> Option<route::RouteRule<RouteTarget>> {
     let label = |pool: Option<&str>| RouteLabel {
         route: Some(rule.to_string().into()),
@@ -145,7 +158,8 @@ fn route_rule(
         (Some(own), Some(top)) => Some(Arc::new(own.or(top))),
         (own, top) => own.as_ref().or(top.as_ref()).cloned(),
     };
-    let filters = FilterChain::new(&rule.filters, limiters).map(Arc::new);
+    let kept = FilterState { route: &rule.to_string(), limiters, cache };
+    let filters = FilterChain::new(&rule.filters, kept).map(Arc::new);
     let conditions = Conditions::new(&rule.conditions).map(Arc::new);
     let conditional = conditions.is_some();
     let route_label = Arc::new(route_label);

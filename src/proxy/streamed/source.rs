@@ -27,6 +27,8 @@ pub(super) struct BackendBody {
     /// Given back once the whole response has been read.
     lease: Option<Lease>,
     decoder: BodyDecoder,
+    /// The announced number of bytes.
+    length: Option<u64>,
     /// Bytes that were read and not decoded; after the end, bytes behind the response.
     input: Option<Buffer>,
 }
@@ -43,13 +45,17 @@ impl StreamSource {
     /// The body behind a head. `input`: what was read with the head.
     pub(super) fn backend(length: BodyLength, input: Option<Buffer>, lease: Lease) -> Self {
         let decoder = BodyDecoder::new(length, ChunkedOutput::Decoded);
-        Self::Backend(Box::new(BackendBody { lease: Some(lease), decoder, input }))
+        let length = match length {
+            BodyLength::Exactly(length) => Some(length),
+            BodyLength::Chunked | BodyLength::UntilClose => None,
+        };
+        Self::Backend(Box::new(BackendBody { lease: Some(lease), decoder, length, input }))
     }
 
     /// The number of bytes, if it is known.
     pub(super) fn length(&self) -> Option<u64> {
         match self {
-            Self::Backend(_) => None,
+            Self::Backend(body) => body.length,
             Self::Stream(stream) => stream.length(),
         }
     }

@@ -1,0 +1,205 @@
+//! Stored responses of a route (RFC 9111).
+//!
+//! A request for a stored response gets it without a backend. Others go to the backend with a [`CacheTicket`], which
+//! decides what happens with the response: it is stored while it is delivered, it renews a stored one, or it removes
+//! stored ones because the request has changed the resource.
+//!
+//! Invariants:
+//!
+//! - Stored is what the backend sent, before any other filter changes it. Keys are the route, the scheme, the host and
+//!   the target for the backend; whatever else selects a response is named by `Vary`.
+//! - Never stored: responses to upgrades and requests of Engine.IO, to methods other than GET, to ranges, with
+//!   `Set-Cookie` or for one user, event streams, and bodies that did not arrive whole.
+//! - A cache only improves: if it cannot decide, the request goes to the backend.
+//! - While one request renews a stale response, others may get the stale one.
+//!
+//! This module must not know connections, backends or sessions.
+
+mod conditions;
+mod directives;
+mod flight;
+mod policy;
+mod range;
+mod status;
+mod store;
+mod stored;
+mod ticket;
+mod vary;
+
+use std::{sync::Arc, time::SystemTime};
+
+use http::Method;
+use moorline_http::RequestHead;
+use xxhash_rust::xxh3::xxh3_64;
+
+use self::{
+    directives::RequestDirectives,
+    flight::Turn,
+    policy::StoredReuse,
+    status::{CacheOutcome, ForwardReason},
+    store::CacheKey,
+    stored::StoredResponse,
+};
+pub(crate) use self::{
+    store::{CacheStore, PurgeTarget},
+    ticket::{BodyCopy, CacheTicket, ResponseStep},
+};
+use super::{local::LocalReply, variables::FilterFacts};
+use crate::config::CacheConfig;
+
+/// The cache of a route.
+#[derive(Debug)]
+pub(crate) struct RouteCache {
+    config: Arc<CacheConfig>,
+    /// Separates the responses of routes.
+    scope: u64,
+    store: Arc<CacheStore>,
+}
+
+/// What the cache says to a request.
+#[derive(Debug)]
+pub(crate) enum CacheAnswer {
+    /// This is the reply.
+    Stored(LocalReply),
+    /// The request goes to the backend.
+    Forward(Box<CacheTicket>),
+    /// The cache has nothing to do with the request.
+    Pass,
+}
+
+impl RouteCache {
+    /// Creates the cache of a route.
+    pub(crate) fn new(config: CacheConfig, scope: &str, store: Arc<CacheStore>) -> Self {
+        // Another configuration may store other responses.
+        let scope = xxh3_64(format!("{scope} {config:?}").as_bytes());
+        Self { config: Arc::new(config), scope, store }
+    }
+
+    /// Looks a request up. `request` is as the backend gets it; a validation changes its conditions.
+    pub(crate) fn look_up(
+        &self,
+        request: &mut RequestHead,
+        facts: &FilterFacts<'_>,
+    ) -> CacheAnswer {
+        if facts.upgrade || facts.is_engine {
+            return CacheAnswer::Pass;
+        }
+        let key = CacheKey::new(self.scope, url(facts, request.path_and_query()));
+        let is_read = matches!(request.method, Method::GET | Method::HEAD) && !request.has_body();
+        if !is_read && facts.preview {
+            return CacheAnswer::Pass;
+        }
+        if !is_read {
+            let safe = matches!(request.method, Method::OPTIONS | Method::TRACE);
+            return match safe {
+                true => CacheAnswer::Pass,
+                false => self.forward(key, ForwardReason::Method, request, None),
+            };
+        }
+        let directives = match self.config.client_directives {
+            true => RequestDirectives::of(&request.head),
+            false => RequestDirectives::default(),
+        };
+        if directives.no_store {
+            return CacheAnswer::Pass;
+        }
+        let now = SystemTime::now();
+        let (stored, has_others) = self.store.find(&key, &request.head);
+        let Some(stored) = stored else {
+            if facts.preview {
+                return CacheAnswer::Pass;
+            }
+            let reason = if has_others { ForwardReason::VaryMiss } else { ForwardReason::UriMiss };
+            return self.miss(key, reason, request, &directives);
+        };
+        match stored.freshness.reuse(&directives, now) {
+            StoredReuse::Fresh => {
+                let mut reply = stored.reply(stored.asked(request), now);
+                CacheOutcome::hit(stored.freshness.remaining(now)).write(reply.fields());
+                CacheAnswer::Stored(reply)
+            }
+            _ if facts.preview => CacheAnswer::Pass,
+            _ if directives.only_if_cached => CacheAnswer::Stored(status::not_stored()),
+            reuse => {
+                let reason =
+                    if directives.no_cache { ForwardReason::Request } else { ForwardReason::Stale };
+                // A client that requires a new response gets one, even if another request fetches it.
+                let joins = reason == ForwardReason::Stale && policy::is_cacheable_request(request);
+                let guard = match joins.then(|| self.store.join(&key)) {
+                    Some(Turn::Waits) if reuse == StoredReuse::WhileRevalidating => {
+                        return CacheAnswer::Stored(stale_reply(&stored, request, now));
+                    }
+                    Some(Turn::Leads(guard)) => Some(guard),
+                    _ => None,
+                };
+                let asked = stored.asked(request);
+                let mut ticket = self.ticket(key, reason, request, guard);
+                // A HEAD request cannot be answered with a 304 that has no body to go with.
+                if request.method == Method::GET {
+                    stored.make_conditional(request);
+                }
+                ticket.validate(stored, asked);
+                CacheAnswer::Forward(Box::new(ticket))
+            }
+        }
+    }
+
+    /// No stored response.
+    fn miss(
+        &self,
+        key: CacheKey,
+        reason: ForwardReason,
+        request: &RequestHead,
+        directives: &RequestDirectives,
+    ) -> CacheAnswer {
+        if directives.only_if_cached {
+            return CacheAnswer::Stored(status::not_stored());
+        }
+        if !policy::fills(request) || self.store.is_unstorable(&key) {
+            return self.forward(key, reason, request, None);
+        }
+        match self.store.join(&key) {
+            Turn::Leads(guard) => self.forward(key, reason, request, Some(guard)),
+            Turn::Waits => self.forward(key, reason, request, None),
+        }
+    }
+
+    fn forward(
+        &self,
+        key: CacheKey,
+        reason: ForwardReason,
+        request: &RequestHead,
+        guard: Option<flight::FlightGuard>,
+    ) -> CacheAnswer {
+        CacheAnswer::Forward(Box::new(self.ticket(key, reason, request, guard)))
+    }
+
+    fn ticket(
+        &self,
+        key: CacheKey,
+        reason: ForwardReason,
+        request: &RequestHead,
+        guard: Option<flight::FlightGuard>,
+    ) -> CacheTicket {
+        let (store, config) = (Arc::clone(&self.store), Arc::clone(&self.config));
+        CacheTicket::new((store, config), (key, reason), request, guard)
+    }
+}
+
+/// The reply with a stale response while another request renews it.
+fn stale_reply(stored: &StoredResponse, request: &RequestHead, now: SystemTime) -> LocalReply {
+    let mut reply = stored.reply(stored.asked(request), now);
+    CacheOutcome::stale_hit(stored.freshness.stale_for(now)).write(reply.fields());
+    reply
+}
+
+/// The URL of a request: the scheme and the host as the client sees them, and the target for the backend.
+fn url(facts: &FilterFacts<'_>, target: &str) -> String {
+    let scheme = if facts.secure { "https://" } else { "http://" };
+    let mut url = String::with_capacity(scheme.len() + facts.host.len() + target.len());
+    url.push_str(scheme);
+    url.push_str(facts.host);
+    url.make_ascii_lowercase();
+    url.push_str(target);
+    url
+}
