@@ -9,6 +9,7 @@
 //! connection therefore needs no replay, and TLS begins on the socket as it was accepted.
 
 mod log;
+mod rejection;
 mod sniff;
 
 use std::{future::Future, io, net::SocketAddr, sync::Arc};
@@ -21,6 +22,7 @@ use tokio::{
 
 use self::{
     log::{ConnectionFacts, log_rejected},
+    rejection::{AddressLimit, FinalReply, Rejection},
     sniff::Sniffed,
 };
 
@@ -41,7 +43,7 @@ use crate::{
     observe::{ListenerMetrics, StreamKind},
     proxy::{
         connection::{self, ConnectionInfo},
-        reply::{PLAIN_ON_TLS, TOO_MANY},
+        reply::PLAIN_ON_TLS,
     },
     shared::SharedState,
     shutdown, snapshot,
@@ -130,43 +132,6 @@ enum ConnectionUse {
     Stream(ClientStream, Arc<str>),
 }
 
-/// Why a connection ends before it can be used.
-struct Rejection {
-    error: ProxyError,
-    /// Bytes to send before the connection is closed.
-    reply: Option<FinalReply>,
-}
-
-/// Last bytes that are sent to a client.
-struct FinalReply {
-    client: ClientStream,
-    bytes: &'static [u8],
-    /// Status if the bytes are an HTTP reply, otherwise 0.
-    status: u16,
-}
-
-impl From<ProxyError> for Rejection {
-    fn from(error: ProxyError) -> Self {
-        Self { error, reply: None }
-    }
-}
-
-impl Rejection {
-    fn new(phase: Phase, kind: FailureKind) -> Self {
-        ProxyError::new(Side::Client, phase, kind).into()
-    }
-
-    fn after(mut self, client: ClientStream, bytes: &'static [u8]) -> Self {
-        self.reply = Some(FinalReply { client, bytes, status: 0 });
-        self
-    }
-
-    fn answered(mut self, client: ClientStream, bytes: &'static [u8], status: u16) -> Self {
-        self.reply = Some(FinalReply { client, bytes, status });
-        self
-    }
-}
-
 impl AcceptedConnection {
     /// Serves the connection until it ends. The future of a connection that serves requests lives for days: what
     /// only the start of the connection needs is on the heap.
@@ -195,8 +160,9 @@ impl AcceptedConnection {
                     self.tls_info.get_or_insert_default();
                 }
                 self.fail(&error, reply.as_ref().map_or(0, |reply| reply.status));
-                if let Some(FinalReply { client, bytes, .. }) = reply {
-                    Box::pin(sniff::close_with(client, bytes)).await;
+                if let Some(reply) = reply {
+                    let FinalReply { client, bytes, .. } = *reply;
+                    Box::pin(sniff::close_with(client, &bytes)).await;
                 }
             }
         }
@@ -206,15 +172,13 @@ impl AcceptedConnection {
     /// Runs all steps before the application's first byte.
     async fn open(&mut self, socket: TcpStream) -> Result<ConnectionUse, Rejection> {
         let policy = Arc::clone(&self.policy);
-        if !self.admit_address()
-            || (self.read_proxy_header(&socket).await? && !self.admit_address())
-        {
-            let rejection = Rejection::new(Phase::Select, FailureKind::TooMany);
+        let admitted = match self.admit_address() {
+            Ok(()) if self.read_proxy_header(&socket).await? => self.admit_address(),
+            admitted => admitted,
+        };
+        if let Err(limit) = admitted {
             let readable = policy.http && policy.tls.is_none();
-            return Err(match readable {
-                true => rejection.answered(ClientStream::Plain(socket), TOO_MANY, 503),
-                false => rejection,
-            });
+            return Err(Rejection::over(limit, ClientStream::Plain(socket), readable));
         }
         if !self.expects_tls() {
             return self.opened(ClientStream::Plain(socket));
@@ -263,20 +227,32 @@ impl AcceptedConnection {
         self.accept_tls(socket).await
     }
 
-    /// Counts the connection for its current peer address, and for no other; false if the address
-    /// has reached its limit.
-    fn admit_address(&mut self) -> bool {
+    /// Counts the connection for its current peer address, and for no other.
+    ///
+    /// # Errors
+    /// The address has reached a limit.
+    fn admit_address(&mut self) -> Result<(), AddressLimit> {
         self.address = None;
-        let Some((most, open)) = &self.policy.per_address else { return true };
+        let snapshot::ListenerSnapshot { per_address, connection_rate, .. } = &*self.policy;
+        if per_address.is_none() && connection_rate.is_none() {
+            return Ok(());
+        }
         let ip = self.peer.ip();
         // Many clients share the address of a proxy in front.
         let is_proxy = |terms: &ProxyIn| self.destination.is_none() && terms.trusts(ip);
         let terms = self.policy.proxy_protocol.as_ref();
         if self.handle.proxy.snapshot.load().trusts(ip) || terms.is_some_and(is_proxy) {
-            return true;
+            return Ok(());
         }
-        self.address = open.admit(ip, *most);
-        self.address.is_some()
+        let slot = match per_address {
+            Some((most, open)) => Some(open.admit(ip, *most).ok_or(AddressLimit::Open)?),
+            None => None,
+        };
+        if let Some(rate) = connection_rate {
+            rate.take(ip).map_err(AddressLimit::Rate)?;
+        }
+        self.address = slot;
+        Ok(())
     }
 
     /// Reads the PROXY header if the listener expects one, and takes the peer from it. Returns

@@ -27,6 +27,7 @@
 //! | [`observe`] | access log, metrics, the process's own log | the modules that it observes |
 //! | [`config`] | the file as written, its meaning, all its errors | any runtime module |
 //! | [`net`] | sockets, TLS on both sides, PROXY headers, byte streams | HTTP, routes, backends |
+//! | `throttle` | rates, and counters by key in bounded memory | what is counted |
 //! | [`acme`] | ACME certificates: when, how, where they are stored | listeners, and the reply to its challenges |
 //! | [`route`] | host and path → pool | I/O |
 //! | [`upstream`] | live backends, balance, connections to them, which backend is tried next | HTTP |
@@ -108,5 +109,6 @@ pub mod snapshot;
 pub mod sticky;
 mod stream_log;
 pub mod systemd;
+mod throttle;
 pub mod tunnel;
 pub mod upstream;

@@ -5,6 +5,7 @@
 pub mod bind_error;
 pub mod client_hello;
 pub mod client_limits;
+pub mod connection_rate;
 pub mod inherited;
 pub mod listener;
 pub mod peek;

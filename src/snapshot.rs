@@ -15,6 +15,7 @@ use crate::{
     gateway::{Conditions, FilterChain, Forcing, LocalAnswer},
     net::{
         client_hello::ClientHello,
+        connection_rate::ConnectionRate,
         per_address::PerAddress,
         tls::{Terminator, TlsInfo},
     },
@@ -137,6 +138,8 @@ pub struct ListenerSnapshot {
     pub proxy_protocol: Option<config::ProxyIn>,
     /// Maximum and current connections per client address; `None`: no limit.
     pub per_address: Option<(NonZeroU32, Arc<PerAddress>)>,
+    /// Rate of new connections per client address; `None`: no limit.
+    pub connection_rate: Option<Arc<ConnectionRate>>,
     /// Redirect that the listener replies with.
     pub redirect: Option<config::Redirect>,
     /// Deadline of PROXY header and TLS handshake, together.

@@ -103,6 +103,7 @@ fn listener(listener: &ListenerConfig) -> Value {
         passthrough: rules,
         proxy_protocol,
         connections_per_address,
+        connection_rate,
         redirect,
         handshake_timeout,
         header_timeout,
@@ -117,6 +118,8 @@ fn listener(listener: &ListenerConfig) -> Value {
         "passthrough": rules.iter().map(passthrough).collect::<Vec<_>>(),
         "proxy_protocol": proxy_protocol.as_ref().map(proxy_in),
         "connections_per_address": connections_per_address,
+        "connection_rate": connection_rate.map(|(rate, _)| filters::per(rate)),
+        "connection_burst": connection_rate.map(|(_, burst)| burst),
         "tls": protocol.tls().map(tls),
         "redirect": redirect.map(|Redirect::Https { port }| match port {
             Some(port) => format!("https:{port}"),

@@ -192,6 +192,7 @@ impl ListenerConfig {
             passthrough: Vec::new(),
             proxy_protocol: None,
             connections_per_address: None,
+            connection_rate: None,
             redirect: None,
             handshake_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(60),

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 pub(super) use self::claims::AddressClaims;
 use self::protocol::{PROTOCOLS, ProtocolKind, refuse_unused_keys};
 use super::{
-    Acme, CertificateSource, ListenerConfig, ListenerProtocol, PassthroughConfig, ProxyIn,
+    Acme, CertificateSource, ListenerConfig, ListenerProtocol, PassthroughConfig, ProxyIn, Rate,
     Redirect, TlsConfig,
     address::{bind, host_pattern},
     fault::{InvalidValue, quoted},
@@ -107,6 +107,19 @@ impl References<'_> {
     }
 }
 
+/// Rate of new connections per client address, and their burst.
+fn connection_rate(table: &TomlTable<'_>) -> Option<(Rate, u32)> {
+    if table.value("connection_rate").is_none() {
+        table.refuse(&["connection_burst"], |key| {
+            InvalidValue::new(format!("`{key}` needs a rate"))
+                .help("add `connection_rate = \"20/s\"`")
+        });
+    }
+    let burst = table.value("connection_burst").and_then(|value| value.integer(1..=1_000_000));
+    let rate = table.value("connection_rate")?.rate()?;
+    Some((rate, burst.unwrap_or(rate.times)))
+}
+
 fn listener(
     name: &str,
     table: &TomlTable<'_>,
@@ -136,6 +149,7 @@ fn listener(
         .value("connections_per_address")
         .and_then(|value| value.integer(1..=u32::MAX))
         .and_then(NonZeroU32::new);
+    listener.connection_rate = connection_rate(table);
     listener.redirect = table.value("redirect").and_then(|value| value.parsed(redirect));
     listener.handshake_timeout = table.deadline("handshake_timeout", listener.handshake_timeout);
     listener.header_timeout = table.deadline("header_timeout", listener.header_timeout);

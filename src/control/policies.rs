@@ -8,7 +8,10 @@ use super::{ControlTask, apply::ApplyError};
 use crate::{
     acme::ManagedCertificate,
     config::{self, Config},
-    net::tls::{self, Terminator, TicketKeys},
+    net::{
+        connection_rate::ConnectionRate,
+        tls::{self, Terminator, TicketKeys},
+    },
     observe::Notices,
     snapshot,
 };
@@ -36,6 +39,13 @@ impl ControlTask {
                     let counted = live.and_then(|live| live.per_address.as_ref());
                     snapshot.per_address = listener.connections_per_address.map(|most| {
                         (most, counted.map_or_else(Arc::default, |(_, open)| Arc::clone(open)))
+                    });
+                    let counted = live.and_then(|live| live.connection_rate.clone());
+                    let same =
+                        before.is_some_and(|b| b.connection_rate == listener.connection_rate);
+                    snapshot.connection_rate = counted.filter(|_| same).or_else(|| {
+                        let (rate, burst) = listener.connection_rate?;
+                        Some(Arc::new(ConnectionRate::new(rate, burst)))
                     });
                     Arc::new(snapshot)
                 }
@@ -88,6 +98,7 @@ fn listener_snapshot(
             || !listener.passthrough.is_empty(),
         proxy_protocol: listener.proxy_protocol.clone(),
         per_address: None,
+        connection_rate: None,
         redirect: listener.redirect,
         handshake_timeout: listener.handshake_timeout,
         header_timeout: listener.header_timeout,

@@ -3,17 +3,11 @@
 //! A [`Limiter`] belongs to the process. The filters of a new configuration use the limiters of equal limits in the
 //! current one ([`Limiters`]), so that a reload resets no counter.
 //!
-//! The rate is a token bucket, kept as the time at which it is full again (GCRA). The crate `governor` uses this
-//! algorithm too, but its stores of keys are unbounded, and a refusal by another part of a limit could not give the token
-//! back: here all parts of a limit decide together, under the lock of one set of keys.
-//!
 //! This filter protects: a request whose key is unknown counts by the address of its client, and a full table of keys
-//! forgets those that have used least ([`table`]).
+//! forgets those that have used least ([`KeyTable`]).
 
-mod bucket;
 mod keys;
 mod report;
-mod table;
 #[cfg(test)]
 mod tests;
 
@@ -26,15 +20,12 @@ use std::{
 use moorline_http::RequestHead;
 
 pub(crate) use self::report::LimitReport;
-use self::{
-    bucket::TokenBucket,
-    report::PolicyState,
-    table::{KeyState, KeyTable, Now},
-};
+use self::report::PolicyState;
 use super::variables::{FilterFacts, RequestClass};
 use crate::{
     config::{Counted, LimitConfig},
     error::{FailureKind, Phase, ProxyError, Side},
+    throttle::{KeyState, KeyTable, Now, TokenBucket},
 };
 
 /// The limiters of the process.

@@ -29,7 +29,7 @@ pub struct PerAddress {
 
 /// The unit that counts as one address. For IPv6, the smallest network that a household gets (RFC 6177).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum ClientNetwork {
+pub(super) enum ClientNetwork {
     V4([u8; 4]),
     V6([u8; 8]),
 }

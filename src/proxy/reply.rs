@@ -43,6 +43,17 @@ pub(crate) const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
     Connection: close\r\n\r\n\
     Too many connections from your address are open.\n";
 
+/// Returns the reply to a connection from an address that opens connections too fast; `wait`: seconds until the next may
+/// come.
+pub(crate) fn too_fast(wait: u32) -> Vec<u8> {
+    let head = "HTTP/1.1 429 Too Many Requests\r\n\
+                Content-Type: text/plain; charset=utf-8\r\n\
+                Content-Length: 50\r\n\
+                Cache-Control: no-store";
+    let body = "Your address opens too many connections too fast.";
+    format!("{head}\r\nRetry-After: {wait}\r\nConnection: close\r\n\r\n{body}\n").into()
+}
+
 /// A reply of the proxy itself.
 #[derive(Debug)]
 pub(super) struct OwnReply {

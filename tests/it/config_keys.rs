@@ -65,6 +65,8 @@ fn every_key_reaches_its_field() {
     assert_eq!(secure.keep_alive, Duration::from_secs(75));
     assert_eq!(plain.connections_per_address, NonZeroU32::new(100));
     assert_eq!(secure.connections_per_address, None);
+    let rate = Rate { times: 20, per: Duration::from_secs(1) };
+    assert_eq!((plain.connection_rate, secure.connection_rate), (Some((rate, 50)), None));
     assert_eq!(secure.handshake_timeout, Duration::from_secs(5));
     let Some(tls) = secure.protocol.tls() else { panic!("{secure:?}") };
     let CertificateSource::Configured(certificates) = &tls.certificates else { panic!("{tls:?}") };

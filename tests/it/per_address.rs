@@ -117,6 +117,57 @@ async fn fault_078_tunnels_of_one_address_are_capped() {
 }
 
 #[tokio::test]
+async fn connections_of_one_address_beyond_the_rate_are_refused() {
+    let backend = Backend::replying("ok").await;
+    let setup = Setup::new();
+    let site = Certificate::make(setup.directory(), "app.test");
+    let mut proxy = setup
+        .with(|settings| {
+            settings.backends(&[backend.address]).top("trusted_proxies", "[\"127.0.0.3\"]");
+            settings.listener("connection_rate", "\"3/h\"");
+            settings.table(&format!(
+                "[listeners.tls]\nbind = \"127.0.0.1:0\"\nprotocol = \"https\"\n\
+                 connection_rate = \"5/h\"\nconnection_burst = 1\ncertificates = {}\n",
+                site.setting()
+            ));
+        })
+        .start()
+        .await;
+    let ask = async |source, address| {
+        let mut client = Raw::from(source, address).await;
+        client.send(message::get("/", "Connection: close\r\n")).await;
+        client.response().await
+    };
+    for _ in 0..3 {
+        assert_eq!(ask(Ipv4Addr::LOCALHOST, proxy.web()).await.status(), 200);
+    }
+    let refused = ask(Ipv4Addr::LOCALHOST, proxy.web()).await;
+    assert_eq!(refused.status(), 429);
+    let wait: u32 = refused.header("retry-after").unwrap().parse().unwrap();
+    assert!((1150..=1200).contains(&wait), "{wait}");
+    assert_eq!(refused.text(), "Your address opens too many connections too fast.\n");
+    let is_it = |line: &Value| line["termination"] == "client_select_rate_limited";
+    assert_eq!(proxy.wait_for_log("the line", is_it).await["status"], 429);
+    // Other clients are not limited, and proxies in front never are.
+    assert_eq!(ask(OTHER, proxy.web()).await.status(), 200);
+    for _ in 0..5 {
+        assert_eq!(ask(Ipv4Addr::new(127, 0, 0, 3), proxy.web()).await.status(), 200);
+    }
+    // Another listener counts apart, and refuses before TLS.
+    let mut client = Raw::tls(proxy.listener("tls"), &site).await;
+    client.send(message::get("/", "")).await;
+    assert_eq!(client.response().await.status(), 200);
+    Raw::connect(proxy.listener("tls")).await.assert_closed().await;
+    // Reloads keep what was counted, except those that change the rate.
+    proxy.reload(|settings| _ = settings.listener("keep_alive", "\"9s\"")).await;
+    assert_eq!(ask(Ipv4Addr::LOCALHOST, proxy.web()).await.status(), 429);
+    proxy.reload(|settings| _ = settings.listener("connection_rate", "\"4/h\"")).await;
+    assert_eq!(ask(Ipv4Addr::LOCALHOST, proxy.web()).await.status(), 200);
+    drop((client, backend));
+    proxy.finish().await;
+}
+
+#[tokio::test]
 async fn fault_078_streams_of_one_address_are_capped() {
     let backend = Backend::start(crate::support::backend::script(|peer| async move {
         peer.send("a").await;

@@ -177,6 +177,10 @@ const PLACES: &[(&str, &str)] = &[
     ("", "LINE\npools.app.backends = [\"127.0.0.1:1\"]"),
     ("listeners.NAME", "[listeners.web]\nbind = \"127.0.0.1:0\"\nLINE\nAPP"),
     ("listeners.NAME", "HTTPS\nLINE\nAPP"),
+    (
+        "listeners.NAME",
+        "[listeners.web]\nbind = \"127.0.0.1:0\"\nconnection_rate = \"9/s\"\nLINE\nAPP",
+    ),
     ("listeners.NAME", "[listeners.web]\nbind = \"127.0.0.1:0\"\nprotocol = \"tcp\"\nLINE\nAPP"),
     (
         "listeners.NAME.passthrough",

@@ -4,6 +4,7 @@ mod bodies;
 mod throttle;
 
 pub(super) use bodies::files;
+pub(super) use throttle::per;
 
 use serde_json::{Map, Value, json};
 

@@ -4,7 +4,7 @@ use super::{
     ALPN, CERTIFICATE, DEADLINE,
     DefaultValue::{Required, Value, Words},
     NETWORK_LIST, SchemaKey, Section, TLS,
-    ValueKind::{Array, Choice, Integer, OneOf, Size, Table, Text},
+    ValueKind::{Array, Choice, Integer, OneOf, Rate, Size, Table, Text},
 };
 
 /// Server names.
@@ -61,6 +61,20 @@ pub(in crate::config) static LISTENER: Section = Section {
             example: "200",
             about: "Maximum number of open connections per client address, over requests, WebSockets and streams. IPv6 \
                     addresses count by /64. See below.",
+        },
+        SchemaKey {
+            name: "connection_rate",
+            kind: Rate,
+            default: Words("Unlimited"),
+            example: r#""20/s""#,
+            about: "Maximum rate of new connections per client address. IPv6 addresses count by /64. See below.",
+        },
+        SchemaKey {
+            name: "connection_burst",
+            kind: Integer(1, 1_000_000),
+            default: Words("The number in `connection_rate`"),
+            example: "100",
+            about: "Number of connections of one client address that may come at once.",
         },
         SchemaKey {
             name: "redirect",
@@ -132,7 +146,11 @@ limit is closed as soon as its address is known: before TLS, or on an `http` lis
 says `client_select_too_many`. A connection counts from its accept until it, or its tunnel, is closed. If a PROXY header names \
 the client, that address counts. Peers in `trusted_proxies` or `from` are not limited, because many clients share their \
 addresses. Choose a number that is enough for an office behind one address. Connections from before a reload that sets \
-this key, and those that an earlier process keeps after an upgrade, do not count.",
+this key, and those that an earlier process keeps after an upgrade, do not count.
+
+`connection_rate` limits how fast one client opens connections, by the same addresses. A connection beyond the rate is closed \
+as early, on an `http` listener after a `429` with `Retry-After`; the log says `client_select_rate_limited`. 65,536 addresses \
+are remembered; a flood of others replaces those that have used least. A reload that does not change the rate resets nothing.",
 };
 
 pub(in crate::config) static PASSTHROUGH: Section = Section {

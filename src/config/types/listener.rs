@@ -8,7 +8,7 @@ use std::{
 
 use ipnet::IpNet;
 
-use super::{Acme, Address, CertificateSource, HeaderLimits, HostPattern, TlsConfig};
+use super::{Acme, Address, CertificateSource, HeaderLimits, HostPattern, Rate, TlsConfig};
 use crate::config::address::reaches;
 
 /// A listener: addresses with the same settings.
@@ -30,6 +30,8 @@ pub struct ListenerConfig {
     pub proxy_protocol: Option<ProxyIn>,
     /// Maximum number of open connections per client address, IPv6 by /64; `None`: unlimited.
     pub connections_per_address: Option<NonZeroU32>,
+    /// Rate of new connections per client address, IPv6 by /64, and how many may come at once; `None`: unlimited.
+    pub connection_rate: Option<(Rate, u32)>,
     /// Redirect for every request; `None`: requests are routed.
     pub redirect: Option<Redirect>,
     /// Time limit of the PROXY header and the TLS handshake together, from the accept.

@@ -142,6 +142,7 @@ fn listener_difference(now: &ListenerConfig, next: &ListenerConfig) -> String {
     note(now.proxy_protocol != next.proxy_protocol, "new PROXY protocol settings");
     let most = |listener: &ListenerConfig| listener.connections_per_address;
     note(most(now) != most(next), "new `connections_per_address`");
+    note(now.connection_rate != next.connection_rate, "new `connection_rate`");
     note(now.redirect != next.redirect, "new redirect");
     let deadlines = |listener: &ListenerConfig| {
         (listener.handshake_timeout, listener.header_timeout, listener.keep_alive)

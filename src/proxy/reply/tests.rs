@@ -106,7 +106,7 @@ fn a_redirect_keeps_path_and_query() {
 
 #[test]
 fn fixed_replies_have_the_announced_length() {
-    for reply in [PLAIN_ON_TLS, TOO_MANY] {
+    for reply in [PLAIN_ON_TLS, TOO_MANY, &too_fast(7)] {
         let text = std::str::from_utf8(reply).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
         let length = format!("Content-Length: {}", body.len());

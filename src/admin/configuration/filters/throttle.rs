@@ -44,7 +44,7 @@ pub(super) fn messages(messages: &MessagesConfig) -> Value {
     })
 }
 
-fn per(rate: Rate) -> Value {
+pub(in crate::admin::configuration) fn per(rate: Rate) -> Value {
     let Rate { times, per } = rate;
     json!({ "times": times, "per": per.as_secs_f64() })
 }

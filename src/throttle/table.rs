@@ -14,7 +14,7 @@ const WAYS: usize = 16;
 
 /// Keys and counters.
 #[derive(Debug)]
-pub(super) struct KeyTable {
+pub(crate) struct KeyTable {
     sets: Box<[Mutex<Vec<KeyEntry>>]>,
 }
 
@@ -26,28 +26,28 @@ struct KeyEntry {
 
 /// The counters of a key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct KeyState {
+pub(crate) struct KeyState {
     /// When the token bucket is full again, in nanoseconds since the start of the limiter.
-    pub(super) full_at: u64,
+    pub(crate) full_at: u64,
     /// Requests in the period of the quota.
-    pub(super) used: u32,
+    pub(crate) used: u32,
     /// Number of that period, since 1970.
     window: u32,
     /// Requests in flight.
-    pub(super) in_flight: u32,
+    pub(crate) in_flight: u32,
     /// Open tunnels.
-    pub(super) tunnels: u32,
+    pub(crate) tunnels: u32,
 }
 
 /// A moment on both clocks.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Now {
+pub(crate) struct Now {
     /// Nanoseconds since the start of the limiter.
-    pub(super) nanos: u64,
+    pub(crate) nanos: u64,
     /// Seconds since 1970.
-    pub(super) unix: u64,
+    pub(crate) unix: u64,
     /// Length of the quota's period in seconds, at least 1.
-    pub(super) period: u32,
+    pub(crate) period: u32,
 }
 
 impl Now {
@@ -56,14 +56,14 @@ impl Now {
     }
 
     /// Seconds until the next period begins.
-    pub(super) fn until_window(self) -> u32 {
+    pub(crate) fn until_window(self) -> u32 {
         self.period - (self.unix % u64::from(self.period)) as u32
     }
 }
 
 impl KeyState {
     /// The state in the current period of the quota. A clock that was set back begins no period anew.
-    pub(super) fn at(self, now: Now) -> Self {
+    pub(crate) fn at(self, now: Now) -> Self {
         match now.window() > self.window {
             true => Self { window: now.window(), used: 0, ..self },
             false => self,
@@ -82,19 +82,19 @@ impl KeyState {
 
 impl KeyTable {
     /// Creates an empty table for about this many keys; memory grows as it fills.
-    pub(super) fn new(most: u32) -> Self {
+    pub(crate) fn new(most: u32) -> Self {
         let sets = (most as usize).div_ceil(WAYS).max(1);
         Self { sets: (0..sets).map(|_| Mutex::default()).collect() }
     }
 
     /// Returns the counters of a key.
-    pub(super) fn peek(&self, key: u64) -> KeyState {
+    pub(crate) fn peek(&self, key: u64) -> KeyState {
         let set = self.set(key);
         set.iter().find(|entry| entry.key == key).map(|entry| entry.state).unwrap_or_default()
     }
 
     /// Changes the counters of a key. A known key allocates nothing.
-    pub(super) fn with<T>(&self, key: u64, now: Now, act: impl FnOnce(&mut KeyState) -> T) -> T {
+    pub(crate) fn with<T>(&self, key: u64, now: Now, act: impl FnOnce(&mut KeyState) -> T) -> T {
         let mut set = self.set(key);
         if let Some(entry) = set.iter_mut().find(|entry| entry.key == key) {
             return act(&mut entry.state);
@@ -117,7 +117,7 @@ impl KeyTable {
     }
 
     /// Changes the counters of a key that has ended a request or a tunnel.
-    pub(super) fn release(&self, key: u64, act: impl FnOnce(&mut KeyState)) {
+    pub(crate) fn release(&self, key: u64, act: impl FnOnce(&mut KeyState)) {
         let mut set = self.set(key);
         let Some(at) = set.iter().position(|entry| entry.key == key) else { return };
         act(&mut set[at].state);
@@ -135,7 +135,7 @@ impl KeyTable {
 
     /// Number of keys, and their memory in bytes.
     #[cfg(test)]
-    pub(super) fn size(&self) -> (usize, usize) {
+    pub(crate) fn size(&self) -> (usize, usize) {
         let sizes = self.sets.iter().map(|set| {
             let set = set.lock().unwrap();
             (set.len(), set.capacity() * size_of::<KeyEntry>() + size_of_val(&*set))

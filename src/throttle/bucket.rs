@@ -7,7 +7,7 @@ const SECOND: u64 = 1_000_000_000;
 
 /// A rate and a burst.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct TokenBucket {
+pub(crate) struct TokenBucket {
     /// Nanoseconds in which one token is added.
     interval: u64,
     /// Number of tokens in a full bucket.
@@ -15,7 +15,7 @@ pub(super) struct TokenBucket {
 }
 
 impl TokenBucket {
-    pub(super) fn new(rate: Rate, burst: u32) -> Self {
+    pub(crate) fn new(rate: Rate, burst: u32) -> Self {
         let interval = u64::try_from(rate.interval().as_nanos()).unwrap_or(u64::MAX).max(1);
         Self { interval, burst: burst.max(1) }
     }
@@ -24,7 +24,7 @@ impl TokenBucket {
     ///
     /// # Errors
     /// The bucket is empty; the seconds until it has a token, rounded up.
-    pub(super) fn take(&self, full_at: &mut u64, now: u64) -> Result<(), u32> {
+    pub(crate) fn take(&self, full_at: &mut u64, now: u64) -> Result<(), u32> {
         let next = now.max(*full_at).saturating_add(self.interval);
         let latest = now.saturating_add(self.capacity());
         if next > latest {
@@ -35,7 +35,7 @@ impl TokenBucket {
     }
 
     /// Number of tokens, and the seconds until the bucket is full, rounded up.
-    pub(super) fn left(&self, full_at: u64, now: u64) -> (u32, u32) {
+    pub(crate) fn left(&self, full_at: u64, now: u64) -> (u32, u32) {
         let missing = full_at.saturating_sub(now);
         let tokens = self.capacity().saturating_sub(missing) / self.interval;
         (u32::try_from(tokens).unwrap_or(self.burst), seconds(missing))
@@ -47,12 +47,12 @@ impl TokenBucket {
     }
 
     /// Seconds in which an empty bucket fills, rounded up.
-    pub(super) fn window(&self) -> u32 {
+    pub(crate) fn window(&self) -> u32 {
         seconds(self.capacity())
     }
 
     /// Number of tokens in a full bucket.
-    pub(super) fn burst(&self) -> u32 {
+    pub(crate) fn burst(&self) -> u32 {
         self.burst
     }
 }
