@@ -9,6 +9,7 @@ mod changes;
 mod drains;
 mod explain;
 mod pools;
+mod revocations;
 mod sessions;
 mod status;
 
@@ -26,6 +27,7 @@ pub use self::{
         BackendCondition, BackendOrigin, BackendState, Backends, CheckFailureInfo, NewBackend,
         NewWeight, PoolState, Pools,
     },
+    revocations::{RevokeRequest, Revoked},
     sessions::{Closed, FindRequest, SessionKind, SessionList, SessionState, Whereabouts},
     status::{
         CertificateState, DrainState, ListenerState, Predecessor, ProcessState, ReloadState, Status,

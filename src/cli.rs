@@ -25,6 +25,7 @@ pub mod plan;
 mod process;
 pub mod proxy;
 pub mod reload;
+pub mod revoke;
 pub mod run;
 pub mod schema;
 mod serve;

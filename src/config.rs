@@ -51,6 +51,7 @@ mod text;
 mod tls;
 mod types;
 mod value;
+mod verification_keys;
 pub mod warnings;
 
 use std::{path::PathBuf, sync::Arc};
@@ -66,6 +67,14 @@ pub use self::proxy_out::{ProxyOut, Tlv, Tlvs};
 pub(crate) use self::sources::url_without_secrets;
 pub use self::template::{Template, TemplatePiece, Variable};
 pub use self::types::*;
+/// Reads the public keys of a JWK set from a URL. Secrets in it do not count: it is public.
+///
+/// # Errors
+/// The text is not a JWK set; with the reason.
+pub(crate) fn verification_keys_of_set(content: &[u8]) -> Result<Vec<VerificationKey>, String> {
+    verification_keys::of_set(content, false)
+}
+
 pub(crate) use self::{
     address::bind as listen_address,
     address::reaches,
@@ -76,6 +85,7 @@ pub(crate) use self::{
     names::valid as valid_name,
     schema::documented_default,
     sticky::{FORMER_NAME as FORMER_COOKIE_NAME, default_name as default_cookie_name},
+    verification_keys::{VerificationKey, of_file as verification_keys_of_file},
 };
 
 /// The configuration of one process. Two equal configurations are interchangeable.

@@ -79,6 +79,12 @@ pub enum FailureKind {
     MessageTooLarge,
     /// A client sends more WebSocket messages than the route allows.
     MessageRate,
+    /// The request has no valid credentials; with the challenge of the reply.
+    Unauthenticated(&'static str),
+    /// The client is known and may not do this.
+    Denied,
+    /// Credentials cannot be checked at present.
+    AuthUnavailable,
     /// Every backend of the pool is down, or the pool is empty.
     NoBackend,
     /// The session has ended with its backend.
@@ -224,6 +230,9 @@ impl fmt::Display for FailureKind {
             Self::TooManyAtOnce => "too many requests or tunnels at once",
             Self::MessageTooLarge => "message too large",
             Self::MessageRate => "too many messages",
+            Self::Unauthenticated(_) => "no valid credentials",
+            Self::Denied => "not allowed for this client",
+            Self::AuthUnavailable => "credentials cannot be checked",
             Self::NotAdmitted => "too many new sessions for the backend",
             Self::Refused => "connection refused",
             Self::Exhausted => "no local port, descriptor or network route",
@@ -288,6 +297,10 @@ pub enum Termination {
     Aged,
     /// A tunnel was closed because its backend is down.
     BackendDown,
+    /// A tunnel was closed because the identity of its client has expired.
+    Expired,
+    /// A tunnel was closed because the identity of its client was revoked.
+    Revoked,
     /// The task of the stream panicked.
     Panicked,
 }

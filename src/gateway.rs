@@ -5,7 +5,8 @@
 //! comparison.
 //!
 //! Filters run in a fixed order, whatever the file says: addresses, maintenance, CORS, size of the body, limits,
-//! messages, rewriting, fields. On the way back: fields, then CORS, so that no edit can forge a grant, then compression.
+//! messages, authentication, rewriting, fields. On the way back: fields, then CORS, so that no edit can forge a grant,
+//! then compression.
 //!
 //! Invariants:
 //!
@@ -13,11 +14,13 @@
 //!   makes error replies from failures, as everywhere.
 //! - Facts are those of the client's request. A rewrite changes what the backend gets, never what another filter sees.
 //! - A filter that protects refuses what it cannot decide. A filter that only improves lets it pass.
+//! - A filter that needs I/O pauses the request ([`PausedRequest`]). Requests of other routes pay nothing for that.
 //! - What a response needs from its request is computed when the request arrives, and held in [`ResponseFilters`].
 //!
 //! This module must not know backends, connections, session tables or the log.
 
 mod addresses;
+mod auth;
 mod body;
 mod cache;
 mod chain;
@@ -32,10 +35,12 @@ mod rewrite;
 mod variables;
 
 pub(crate) use self::{
+    auth::AuthState,
     body::{BodyFilter, BodyStream, ReplyBody},
     cache::{BodyCopy, CacheStore, PurgeTarget, ResponseStep},
     chain::{
-        FilterChain, FilterState, FilteredRequest, Interception, ResponseFilters, describe_limit,
+        FilterChain, FilterState, FilteredRequest, Interception, PausedRequest, ResponseFilters,
+        describe_limit,
     },
     conditions::{Conditions, Forcing, RouteFacts},
     files::{FileRequest, StaticFiles},

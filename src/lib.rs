@@ -36,6 +36,7 @@
 //! | `moorline_http` (`crates/http`) | bytes ⇄ messages: heads, framing, bodies | pools, sids, configuration |
 //! | `moorline_heap` (`crates/heap`) | one call of the C library: free memory returns to the system | any other module |
 //! | `proxy` | requests, replies, retries, owner search, upgrades | reloads |
+//! | `auth` | credentials, identities, and those of sessions and tunnels | routes, backends, the log of requests |
 //! | `gateway` | filters of a route: what is done with heads besides relaying them | backends, connections, sessions, the log |
 //! | `layer4` | byte streams: a backend for each, a tunnel | HTTP, reloads |
 //! | [`snapshot`] | one consistent view for the data path | how it is built |
@@ -87,6 +88,7 @@ pub mod acme;
 pub mod admin;
 pub mod api;
 pub mod app;
+mod auth;
 pub mod cli;
 pub mod config;
 pub mod conn;

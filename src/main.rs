@@ -52,6 +52,8 @@ enum Command {
     Sessions(cli::sessions::Args),
     /// Show what stored responses use; remove some.
     Cache(cli::cache::Args),
+    /// End all sessions of a subject, and refuse its tokens.
+    Revoke(cli::revoke::Args),
     /// Show which backend a request would go to, and by which rule.
     Explain(cli::explain::Args),
     /// Show the configuration of the running process, without secrets.
@@ -161,6 +163,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Reload(args) => args.run().await,
         Command::Plan(args) => args.run().await,
         Command::Sessions(args) => args.run().await,
+        Command::Revoke(args) => args.run().await,
         Command::Explain(args) => args.run().await,
         Command::Config(args) => args.run().await,
         Command::Upgrade(args) => args.run().await,

@@ -13,7 +13,7 @@ use crate::{
     acme::Challenges,
     config,
     error::{FailureKind, Phase, ProxyError},
-    gateway::{CacheStore, Limiters},
+    gateway::{AuthState, CacheStore, Limiters},
     net::client_limits::ClientLimits,
     observe::{AccessLog, Metrics},
     snapshot::Current,
@@ -34,6 +34,8 @@ pub struct SharedState {
     pub tunnels: Arc<tunnel::TunnelRegistry>,
     /// Stored responses.
     pub(crate) cache: ArcSwap<CacheStore>,
+    /// Authentication: verifiers, and the identities of sessions.
+    pub(crate) auth: AuthState,
     /// The metrics.
     pub metrics: Arc<Metrics>,
     /// The access log.

@@ -10,6 +10,7 @@ use std::{io, sync::Arc, time::Instant};
 use arc_swap::ArcSwap;
 
 use crate::{
+    auth::BoundTunnel,
     error::{FailureKind, Phase, ProxyError, Side, Termination},
     net::per_address::CountedConnection,
     observe::{AccessLog, ListenerMetrics, Metrics, StreamEnd, StreamKind, StreamRecord},
@@ -36,6 +37,8 @@ struct StreamState {
     /// Slot of the connection among those of its address, for a tunnel, which outlives the
     /// connection.
     _counted: Option<Arc<CountedConnection>>,
+    /// Place of a tunnel among those with an identity.
+    _identity: Option<BoundTunnel>,
 }
 
 /// Client and backend of a session, in case the session ends with this stream.
@@ -65,8 +68,9 @@ impl StreamScope {
     pub(crate) fn open(record: StreamRecord, sinks: Arc<StreamSinks>) -> Self {
         let phase = Phase::Request;
         let (bytes_in, bytes_out) = (0, 0);
-        let (client, _counted) = (None, None);
-        let open = StreamState { record, phase, bytes_in, bytes_out, sinks, client, _counted };
+        let (client, _counted, _identity) = (None, None, None);
+        let open =
+            StreamState { record, phase, bytes_in, bytes_out, sinks, client, _counted, _identity };
         Self(Some(Box::new(open)))
     }
 
@@ -118,6 +122,13 @@ impl StreamScope {
     pub(crate) fn keep_counted(&mut self, counted: Option<Arc<CountedConnection>>) {
         if let Some(open) = &mut self.0 {
             open._counted = counted;
+        }
+    }
+
+    /// Keeps the tunnel listed under its identity.
+    pub(crate) fn keep_identity(&mut self, listed: Option<BoundTunnel>) {
+        if let Some(open) = &mut self.0 {
+            open._identity = listed;
         }
     }
 

@@ -37,7 +37,9 @@ pub use self::{
     copy::Tunnel,
     messages::{LimitedStream, MessageLimits},
     reason::CloseReason,
-    registry::{AgeLimit, OpenTunnel, SHARDS, TunnelId, TunnelRegistry, TunnelTicket},
+    registry::{
+        AgeLimit, OpenTunnel, SHARDS, TunnelCloser, TunnelId, TunnelRegistry, TunnelTicket,
+    },
 };
 use crate::error::Termination;
 

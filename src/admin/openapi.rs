@@ -12,8 +12,8 @@ use crate::api::{
     CertificateState, Change, ChangeKind, ChangedThing, CheckFailureInfo, Closed, DrainRequest,
     DrainState, ExplainRequest, Explanation, FindRequest, ListenerState, NewBackend, NewWeight,
     OPENAPI, Plan, PlanRequest, PoolState, Pools, Predecessor, ProcessState, PurgeRequest, Purged,
-    ReloadRequest, ReloadState, SessionKind, SessionList, SessionState, Status, Undrain,
-    UpgradeRequest, Upgraded, Whereabouts,
+    ReloadRequest, ReloadState, RevokeRequest, Revoked, SessionKind, SessionList, SessionState,
+    Status, Undrain, UpgradeRequest, Upgraded, Whereabouts,
 };
 use crate::config::{CertificateSource, ListenerProtocol, TlsConfig};
 
@@ -289,6 +289,7 @@ fn replies_match_their_schemas() {
     assert_schema("Closed", &Closed { closed: "t-1".to_owned() });
     assert_schema("CacheState", &CacheState::default());
     assert_schema("Purged", &Purged { urls: 1 });
+    assert_schema("Revoked", &Revoked { subject: "anna".to_owned(), ..Revoked::default() });
     assert_schema("Upgraded", &Upgraded { pid: 1 });
     assert_schema("ApiError", &ApiError { error: "no".to_owned() });
 }
@@ -300,6 +301,7 @@ fn requests_match_their_schemas() {
     assert_schema("Undrain", &Undrain { pool: one.0, backend: one.1, all: false });
     assert_schema("PurgeCache", &PurgeRequest { all: true, ..PurgeRequest::default() });
     assert_schema("PurgeCache", &PurgeRequest { url: Some(String::new()), ..Default::default() });
+    assert_schema("Revoke", &RevokeRequest { subject: "anna".to_owned() });
     assert_schema("Drain", &DrainRequest::default());
     assert_schema(
         "Drain",

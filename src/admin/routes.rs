@@ -41,6 +41,7 @@ pub(super) enum ApiCommand {
     PurgeCache,
     Reload,
     RemoveBackend,
+    Revoke,
     SetWeight,
     Undrain,
     Upgrade,
@@ -77,7 +78,7 @@ const BACKENDS: &str = "/v1/pools/{pool}/backends";
 const BACKEND: &str = "/v1/pools/{pool}/backends/{backend}";
 
 /// All routes.
-pub(super) static ROUTES: [ApiRoute; 19] = [
+pub(super) static ROUTES: [ApiRoute; 20] = [
     query(Method::GET, "/v1/status", ApiQuery::Status, Body::None),
     query(Method::GET, "/v1/pools", ApiQuery::Pools, Body::None),
     query(Method::GET, "/v1/pools/{pool}", ApiQuery::Pool, Body::None),
@@ -93,6 +94,7 @@ pub(super) static ROUTES: [ApiRoute; 19] = [
     command(Method::DELETE, "/v1/sessions/{id}", ApiCommand::CloseSession, Body::None),
     query(Method::GET, "/v1/cache", ApiQuery::Cache, Body::None),
     command(Method::POST, "/v1/cache/purge", ApiCommand::PurgeCache, Body::Json(SHORT)),
+    command(Method::POST, "/v1/revocations", ApiCommand::Revoke, Body::Json(SHORT)),
     command(Method::POST, "/v1/reload", ApiCommand::Reload, Body::Optional(SHORT)),
     query(Method::POST, "/v1/plan", ApiQuery::Plan, Body::Optional(LONG)),
     query(Method::GET, "/v1/config", ApiQuery::Config, Body::None),

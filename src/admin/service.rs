@@ -16,7 +16,8 @@ use super::{
 };
 use crate::api::{
     BackendTarget, Backends, Closed, DrainRequest, ExplainRequest, FindRequest, NewBackend,
-    NewWeight, OPENAPI, PlanRequest, Pools, PurgeRequest, ReloadRequest, Undrain, UpgradeRequest,
+    NewWeight, OPENAPI, PlanRequest, Pools, PurgeRequest, ReloadRequest, RevokeRequest, Undrain,
+    UpgradeRequest,
 };
 use crate::control::{CommandError, ControlHandle};
 
@@ -221,6 +222,11 @@ impl ApiCall<'_> {
                 let subject = serde_json::to_string(&request).unwrap_or_default();
                 let result = self.control.purge_cache(request).await;
                 ok(&self.logged("remove stored responses", &subject, result)?)
+            }
+            ApiCommand::Revoke => {
+                let RevokeRequest { subject } = self.json()?;
+                let result = self.control.revoke(&subject);
+                ok(&self.logged("revoke", &subject, result)?)
             }
             ApiCommand::Reload => {
                 let request: ReloadRequest = self.json()?;

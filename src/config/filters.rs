@@ -1,5 +1,6 @@
 //! The keys of a route that change requests and responses, or answer them without a backend.
 
+mod auth;
 mod bodies;
 pub(super) mod throttle;
 
@@ -69,6 +70,7 @@ pub(super) fn filters(table: &TomlTable<'_>) -> FilterConfig {
         request_headers,
         response_headers,
         max_body: read("max_body").and_then(|v| v.size(0..=LARGEST_BODY)).map(|size| size as u64),
+        auth: read("auth").and_then(|value| auth::auth(&value)),
         maintenance: read("maintenance").and_then(|value| maintenance(&value)),
         compress: read("compress").and_then(|value| bodies::compress(&value)),
         messages: read("messages").and_then(|value| throttle::messages(&value)),

@@ -4,6 +4,7 @@
 //! list. A test compares the types and defaults with what the readers do.
 
 mod admin;
+mod auth;
 mod backend_tls;
 mod backends;
 mod bodies;
@@ -28,7 +29,7 @@ mod traffic;
 use strsim::damerau_levenshtein;
 
 pub(super) use self::{
-    admin::*, backend_tls::*, backends::*, bodies::*, cache::*, conditions::*, filters::*,
+    admin::*, auth::*, backend_tls::*, backends::*, bodies::*, cache::*, conditions::*, filters::*,
     health::*, listener::*, networks::*, pool::*, process::*, route::*, split::*, state::*,
     sticky::*, throttle::*, tls::*, traffic::*,
 };
@@ -186,6 +187,8 @@ pub static SECTIONS: &[&Section] = &[
     &COMPRESS,
     &ROUTE_LIMIT,
     &MESSAGES,
+    &AUTH,
+    &JWT,
     &POOL,
     &BACKEND,
     &BACKEND_SOURCE,

@@ -42,6 +42,22 @@ pub(super) fn token(value: &TomlValue<'_>) -> Option<String> {
     place.checked(valid_token(&text))
 }
 
+/// Reads the secrets of tokens from `{ file = "…" }` or `{ env = "NAME" }`: the bytes of each line.
+pub(super) fn jwt_secrets(value: &TomlValue<'_>) -> Option<Vec<Vec<u8>>> {
+    let (place, text) = given(value, &schema::COOKIE_KEY, "secret")?;
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let secrets: Vec<Vec<u8>> = lines.map(|line| line.as_bytes().to_vec()).collect();
+    let is_short = |secret: &Vec<u8>| secret.len() < SHORTEST;
+    place.checked(match secrets.iter().position(is_short) {
+        _ if secrets.is_empty() => Err(advised(InvalidValue::new("there is no secret"))),
+        Some(at) => Err(advised(InvalidValue::new(format!(
+            "secret {} is shorter than {SHORTEST} bytes",
+            at + 1
+        )))),
+        None => Ok(secrets),
+    })
+}
+
 /// Reads a secret's text and the value that names it. `thing` is the noun for messages.
 fn given<'t>(
     value: &TomlValue<'t>,

@@ -108,7 +108,7 @@ pub(super) fn http(table: &TomlTable<'_>, named: &TomlValue<'_>) -> Option<Backe
 }
 
 /// An `http` or `https` URL that can be requested.
-fn url(text: &str) -> Result<String, InvalidValue> {
+pub(super) fn url(text: &str) -> Result<String, InvalidValue> {
     let wrong = || InvalidValue::new(format!("invalid URL {}", quoted(text)));
     let example = "write \"http://127.0.0.1:8500/v1/health/service/chat?passing\"";
     let typed_authority =

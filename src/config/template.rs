@@ -24,6 +24,8 @@ pub enum TemplatePiece {
     Text(Box<str>),
     /// The value of a variable.
     Variable(Variable),
+    /// The claim of a token with this name or path.
+    Claim(Box<str>),
 }
 
 /// A variable: a fact about a request.
@@ -53,9 +55,14 @@ pub enum Variable {
     CertificateFingerprint,
     /// Hash of the Engine.IO session id, which does not allow use of the session.
     SidHash,
+    /// Subject of the authenticated client.
+    Subject,
 }
 
-const VARIABLES: [(&str, Variable); 12] = [
+/// What stands before the name of a claim.
+const CLAIM: &str = "jwt.";
+
+const VARIABLES: [(&str, Variable); 13] = [
     ("client_ip", Variable::ClientIp),
     ("host", Variable::Host),
     ("method", Variable::Method),
@@ -68,6 +75,7 @@ const VARIABLES: [(&str, Variable); 12] = [
     ("certificate_subject", Variable::CertificateSubject),
     ("certificate_fingerprint", Variable::CertificateFingerprint),
     ("sid_hash", Variable::SidHash),
+    ("subject", Variable::Subject),
 ];
 
 impl Template {
@@ -100,7 +108,10 @@ impl Template {
             if !plain.is_empty() {
                 pieces.push(TemplatePiece::Text(std::mem::take(&mut plain).into()));
             }
-            pieces.push(TemplatePiece::Variable(variable_named(name)?));
+            pieces.push(match name.strip_prefix(CLAIM).filter(|claim| !claim.is_empty()) {
+                Some(claim) => TemplatePiece::Claim(claim.into()),
+                None => TemplatePiece::Variable(variable_named(name)?),
+            });
             rest = after;
         }
         plain.push_str(rest);
@@ -126,6 +137,7 @@ impl Template {
                 TemplatePiece::Variable(variable) => {
                     source.extend(["{", variable.name(), "}"]);
                 }
+                TemplatePiece::Claim(claim) => source.extend(["{", CLAIM, claim, "}"]),
             }
         }
         source
@@ -176,6 +188,9 @@ mod tests {
             ]
         );
         assert_eq!(template.source(), "https://{host}{path}{{x}}");
+        let claim = Template::parse("{jwt.realm.role}").unwrap();
+        assert_eq!(claim.pieces(), [TemplatePiece::Claim("realm.role".into())]);
+        assert_eq!(claim.source(), "{jwt.realm.role}");
         assert_eq!(Template::parse("").unwrap().pieces(), []);
     }
 

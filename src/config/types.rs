@@ -1,6 +1,7 @@
 //! Types of a checked configuration, by topic.
 
 mod admin;
+mod auth;
 mod bodies;
 mod cache;
 mod conditions;
@@ -18,6 +19,10 @@ mod tls;
 
 pub use self::{
     admin::{Admin, AdminRemote, AdminSocket},
+    auth::{
+        AuthConfig, JWT_ALGORITHMS, JwtAlgorithm, JwtConfig, KeySource, SessionAuthConfig,
+        TokenPlace,
+    },
     bodies::{CompressConfig, ContentCoding, FilesConfig},
     cache::{CacheConfig, CacheStoreConfig},
     conditions::{CertificateCondition, RouteConditions, TextCondition},

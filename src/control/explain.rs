@@ -167,6 +167,8 @@ fn followed(
         upgrade: arrived.upgrade,
         class: class::of(shared, (rule, chosen), &arrived.head, engine.as_ref(), arrived.upgrade),
         preview: true,
+        pool: chosen.map_or("", |pool| pool.upstream.name()),
+        identity: None,
     };
     if let Some(filters) = &rule.filters {
         match filters.request(arrived.head, &facts) {
@@ -247,6 +249,12 @@ fn intercepted(interception: &Interception, route: &str, explanation: &mut Expla
         Interception::Stored(reply, _) => {
             let sentence = format!("The route {route} answers it with a stored response.");
             answers(explanation, reply.head.status.as_u16(), &sentence);
+        }
+        Interception::Paused(_) => {
+            let sentence = format!(
+                "The route {route} checks credentials, which takes a request to another server."
+            );
+            explanation.steps.push(sentence);
         }
         Interception::Refused(error) | Interception::Limited(error, _) => {
             let sentence = format!("The route {route} refuses it: {}", reply::sentence(error));

@@ -18,8 +18,8 @@ use super::{
 use crate::{
     api::{
         BackendState, BackendTarget, CacheState, DrainTerms, ExplainRequest, Explanation,
-        NewBackend, Plan, PlanRequest, PurgeRequest, Purged, ReloadRequest, SessionList, Status,
-        UpgradeRequest, Upgraded, Whereabouts,
+        NewBackend, Plan, PlanRequest, PurgeRequest, Purged, ReloadRequest, Revoked, SessionList,
+        Status, UpgradeRequest, Upgraded, Whereabouts,
     },
     config::{Address, Config, check},
     gateway::PurgeTarget,
@@ -136,6 +136,14 @@ impl ControlHandle {
             Ok(urls) => Ok(Purged { urls }),
             Err(error) => Err(CommandError::Failed(error.to_string())),
         }
+    }
+
+    /// Ends all sessions of a subject, and refuses its tokens that were issued until now.
+    ///
+    /// # Errors
+    /// The subject is empty.
+    pub fn revoke(&self, subject: &str) -> Result<Revoked, CommandError> {
+        sessions::revoke(&self.proxy, subject)
     }
 
     /// Adds a backend to a pool, until restart.

@@ -6,7 +6,8 @@ use std::{sync::Arc, time::Instant};
 
 use super::{CommandError, overlay};
 use crate::{
-    api::{BackendTarget, SessionKind, SessionList, SessionState, Whereabouts},
+    api::{BackendTarget, Revoked, SessionKind, SessionList, SessionState, Whereabouts},
+    auth,
     shared::SharedState,
     snapshot::Snapshot,
     sticky::table::{SessionId, SessionSummary},
@@ -72,6 +73,19 @@ pub(super) fn close(proxy: &SharedState, id: &str) -> Result<(), CommandError> {
         true => Ok(()),
         false => Err(CommandError::NotFound(format!("there is no session {id} to close any more"))),
     }
+}
+
+/// Ends all sessions of a subject, and refuses its tokens that were issued until now.
+///
+/// # Errors
+/// The subject is empty.
+pub(super) fn revoke(proxy: &SharedState, subject: &str) -> Result<Revoked, CommandError> {
+    if subject.is_empty() {
+        return Err(CommandError::Invalid("the subject is empty".to_owned()));
+    }
+    let (sessions, tunnels) = proxy.auth.identities.revoke(subject, auth::now());
+    let (sessions, tunnels) = (sessions as u64, tunnels as u64);
+    Ok(Revoked { subject: subject.to_owned(), sessions, tunnels })
 }
 
 /// Returns the backends of a target, including removed backends that drain.

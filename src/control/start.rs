@@ -18,7 +18,7 @@ use super::{
 use crate::{
     acme::ManagedCertificates,
     config::{self, Config},
-    gateway::CacheStore,
+    gateway::{AuthState, CacheStore},
     handoff::Inheritance,
     net::{client_limits::ClientLimits, tls::TicketKeys},
     observe::{AccessLog, Metrics, Redaction},
@@ -148,6 +148,7 @@ fn shared_state(config: &Config) -> Result<Arc<SharedState>, ApplyError> {
         memory: RecentSessions::new(),
         tunnels: Arc::default(),
         cache: ArcSwap::from_pointee(CacheStore::new(config.cache.memory)),
+        auth: AuthState::default(),
         limits: ClientLimits::new(connections, handshakes, metrics.client_limits.clone()),
         metrics,
         log: Arc::new(ArcSwap::from_pointee(log)),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 use super::{ControlTask, rebalance};
-use crate::upstream::TICK_INTERVAL;
+use crate::{auth, upstream::TICK_INTERVAL};
 
 /// Period of housekeeping: it removes expired session ids and idle connections.
 pub(super) const HOUSEKEEPING: Duration = Duration::from_secs(1);
@@ -92,6 +92,9 @@ impl ControlTask {
     pub(super) fn run_housekeeping(&mut self) {
         let now = std::time::Instant::now();
         self.proxy.sids.sweep(now);
+        let identities = &self.proxy.auth.identities;
+        identities.close_ended(auth::now());
+        identities.sweep(|pool, sid| self.proxy.sids.peek(pool, sid, now).is_some());
         for backend in &self.backends {
             backend.idle().sweep(now);
         }

@@ -1,11 +1,13 @@
 //! The filters of a route, in their order.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
-use moorline_http::{BodyLength, Head, RequestHead, ResponseHead};
+use http::StatusCode;
+use moorline_http::{BodyLength, FieldId, Head, RequestHead, ResponseHead};
 
 use super::{
     addresses,
+    auth::{AuthCheck, AuthFilter, AuthState, AuthVerdict, PendingCheck, RequestIdentity},
     body::{BodyFilter, ReplyBody},
     cache::{CacheAnswer, CacheStore, CacheTicket, RouteCache},
     compress::{self, Compression},
@@ -42,6 +44,7 @@ enum Filter {
     MaxBody(u64),
     Limits(Box<[Arc<Limiter>]>),
     Messages(MessageLimits),
+    Auth(Arc<AuthFilter>),
     Path(Rewrite),
     Host(Box<str>),
     RequestFields(HeaderEdits),
@@ -59,6 +62,8 @@ pub(crate) struct FilterState<'a> {
     pub(crate) limiters: &'a Limiters,
     /// Stored responses.
     pub(crate) cache: &'a Arc<CacheStore>,
+    /// Verifiers, and the identities of sessions.
+    pub(crate) auth: &'a AuthState,
 }
 
 /// A request that has passed the filters.
@@ -85,6 +90,36 @@ pub(crate) enum Interception {
     Refused(ProxyError),
     /// A limit has refused it; the report is for the fields of the reply.
     Limited(ProxyError, Option<LimitReport>),
+    /// A filter waits before it can decide.
+    Paused(PausedRequest),
+}
+
+/// A request that a filter holds while it waits.
+pub(crate) struct PausedRequest {
+    passed: FilteredRequest,
+    /// Index of the filter.
+    at: usize,
+    check: PendingCheck,
+}
+
+impl fmt::Debug for PausedRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PausedRequest").field("at", &self.at).finish_non_exhaustive()
+    }
+}
+
+/// Why a filter does not pass a request on.
+enum FilterStop {
+    /// The request ends here.
+    Ends(Box<Interception>),
+    /// The filter waits.
+    Waits(Box<FilteredRequest>, PendingCheck),
+}
+
+impl From<Box<Interception>> for FilterStop {
+    fn from(interception: Box<Interception>) -> Self {
+        Self::Ends(interception)
+    }
 }
 
 /// What is done with a response.
@@ -99,6 +134,7 @@ pub(crate) struct ResponseFilters {
     /// Keep the request and its tunnel counted.
     slots: Vec<LimitSlot>,
     cache: Option<Box<CacheTicket>>,
+    identity: Option<Box<RequestIdentity>>,
 }
 
 impl FilteredRequest {
@@ -122,6 +158,7 @@ impl FilterChain {
             compress,
             limits,
             messages,
+            auth,
             cache,
         } = config;
         let some = |edits: &HeaderEdits| (!edits.is_empty()).then(|| edits.clone());
@@ -135,6 +172,7 @@ impl FilterChain {
                 Filter::Limits(limits.iter().map(|limit| kept.limiters.of(limit)).collect())
             }),
             messages.as_ref().map(|messages| Filter::Messages(message_limits(messages))),
+            auth.as_ref().map(|auth| Filter::Auth(AuthFilter::new(auth, kept.auth))),
             path.as_ref().and_then(Rewrite::new).map(Filter::Path),
             host.as_deref().map(|host| Filter::Host(host.into())),
             some(request_headers).map(Filter::RequestFields),
@@ -175,9 +213,58 @@ impl FilterChain {
     ) -> Result<FilteredRequest, Box<Interception>> {
         let unchanged = FilteredRequest::unchanged(request);
         let passed = FilteredRequest { max_body: self.max_body, ..unchanged };
-        let mut filters = self.filters.iter();
-        filters.try_fold(passed, |passed, filter| filter.request(passed, facts))
+        self.run(passed, 0, facts)
     }
+
+    /// Runs the remaining filters on a request that was paused. Waits for the filter that has paused it.
+    ///
+    /// # Errors
+    /// A filter has answered or refused it.
+    pub(crate) async fn resume(
+        &self,
+        paused: PausedRequest,
+        facts: &FilterFacts<'_>,
+    ) -> Result<FilteredRequest, Box<Interception>> {
+        let PausedRequest { passed, at, check } = paused;
+        let verdict = check.await;
+        match self.filters.get(at) {
+            Some(Filter::Auth(auth)) => self.run(admit(auth, passed, verdict)?, at + 1, facts),
+            _ => self.run(passed, at + 1, facts),
+        }
+    }
+
+    /// Runs the filters from this one on.
+    fn run(
+        &self,
+        mut passed: FilteredRequest,
+        from: usize,
+        facts: &FilterFacts<'_>,
+    ) -> Result<FilteredRequest, Box<Interception>> {
+        for (at, filter) in self.filters.iter().enumerate().skip(from) {
+            passed = match filter.request(passed, facts) {
+                Ok(passed) => passed,
+                Err(FilterStop::Ends(interception)) => return Err(interception),
+                Err(FilterStop::Waits(passed, check)) => {
+                    let paused = PausedRequest { passed: *passed, at, check };
+                    return Err(Box::new(Interception::Paused(paused)));
+                }
+            };
+        }
+        Ok(passed)
+    }
+}
+
+/// Passes a request on with its identity.
+fn admit(
+    auth: &AuthFilter,
+    mut passed: FilteredRequest,
+    verdict: AuthVerdict,
+) -> Result<FilteredRequest, Box<Interception>> {
+    if let Some(identity) = verdict.map_err(refused)? {
+        auth.strip(&identity, &mut passed.request);
+        passed.response.get_or_insert_default().identity = Some(identity);
+    }
+    Ok(passed)
 }
 
 impl Filter {
@@ -185,21 +272,21 @@ impl Filter {
         &self,
         mut passed: FilteredRequest,
         facts: &FilterFacts<'_>,
-    ) -> Result<FilteredRequest, Box<Interception>> {
+    ) -> Result<FilteredRequest, FilterStop> {
         match self {
             Self::Addresses(rules) if !addresses::may_use(rules, facts.client) => {
                 let kind = FailureKind::Forbidden;
-                return Err(refused(ProxyError::new(Side::Proxy, Phase::Select, kind)));
+                return Err(refused(ProxyError::new(Side::Proxy, Phase::Select, kind)).into());
             }
             Self::Addresses(_) => {}
             Self::Maintenance(closed) if !addresses::contains(&closed.except, facts.client) => {
                 let error = ProxyError::new(Side::Proxy, Phase::Select, FailureKind::Maintenance);
-                return Err(refused(error.with_retry_after(closed.retry_after)));
+                return Err(refused(error.with_retry_after(closed.retry_after)).into());
             }
             Self::Maintenance(_) => {}
             Self::Cors(config) => {
                 if let Some(answer) = cors::preflight(config, &passed.request) {
-                    return Err(Box::new(Interception::Answered(answer)));
+                    return Err(Box::new(Interception::Answered(answer)).into());
                 }
                 passed.response.get_or_insert_default().cors =
                     Some(CorsGrant::of(config, &passed.request));
@@ -210,7 +297,7 @@ impl Filter {
                 {
                     let (side, kind) = (Side::Client, FailureKind::BodyTooLarge);
                     let error = ProxyError::new(side, Phase::RequestBody, kind);
-                    return Err(refused(error));
+                    return Err(refused(error).into());
                 }
             }
             Self::Limits(limiters) => {
@@ -229,6 +316,10 @@ impl Filter {
                     passed.response.get_or_insert_default().messages = Some(*limits);
                 }
             }
+            Self::Auth(auth) => match auth.check(&passed.request, facts) {
+                AuthCheck::Done(verdict) => passed = admit(auth, passed, verdict)?,
+                AuthCheck::Waits(check) => return Err(FilterStop::Waits(Box::new(passed), check)),
+            },
             Self::Path(rewrite) => {
                 let request = rewrite.apply(passed.request).map_err(|fault| {
                     let error = ProxyError::bad_request("The path cannot be rewritten.");
@@ -237,9 +328,14 @@ impl Filter {
                 passed = FilteredRequest { request, ..passed };
             }
             Self::Host(host) => passed.host = Some(host.clone()),
-            Self::RequestFields(edits) => fields::edit(edits, &mut passed.request.head, facts),
+            Self::RequestFields(edits) => {
+                let identity = passed.response.as_ref().and_then(|response| response.identity());
+                let facts = FilterFacts { identity, ..*facts };
+                fields::edit(edits, &mut passed.request.head, &facts);
+            }
             Self::ResponseFields(edits) => {
-                let edits = RenderedEdits::of(edits, facts);
+                let identity = passed.response.as_ref().and_then(|response| response.identity());
+                let edits = RenderedEdits::of(edits, &FilterFacts { identity, ..*facts });
                 passed.response.get_or_insert_default().edits = Some(edits);
             }
             // Bodies of Engine.IO and of upgraded connections are never changed.
@@ -253,9 +349,14 @@ impl Filter {
                 let mut response = response.unwrap_or_default();
                 match cache.look_up(&mut request, facts) {
                     CacheAnswer::Stored(reply) => {
-                        return Err(Box::new(Interception::Stored(reply, response)));
+                        return Err(Box::new(Interception::Stored(reply, response)).into());
                     }
-                    CacheAnswer::Forward(ticket) => response.cache = Some(ticket),
+                    CacheAnswer::Forward(mut ticket) => {
+                        if response.identity.is_some() {
+                            ticket.authenticated();
+                        }
+                        response.cache = Some(ticket);
+                    }
                     CacheAnswer::Pass => {}
                 }
                 passed = FilteredRequest { request, response: Some(response), host, max_body };
@@ -312,8 +413,25 @@ impl ResponseFilters {
         if let Some(grant) = &self.cors {
             grant.apply(&mut head.head);
         }
+        let subprotocol = self.identity.as_ref().and_then(|identity| identity.subprotocol());
+        if let Some(name) = subprotocol.filter(|_| head.status == StatusCode::SWITCHING_PROTOCOLS)
+            && !head.head.has(FieldId::SecWebSocketProtocol)
+        {
+            head.head.set(FieldId::SecWebSocketProtocol, name);
+        }
     }
-    /// Returns the filter for the body of a response with this length, and changes its head accordingly; `None`: the body stays as it is.
+
+    /// The identity of the request, and what follows for its session.
+    pub(crate) fn request_identity(&self) -> Option<&RequestIdentity> {
+        self.identity.as_deref()
+    }
+
+    fn identity(&self) -> Option<&crate::auth::Identity> {
+        self.identity.as_ref().map(|identity| identity.identity())
+    }
+
+    /// Returns the filter for the body of a response with this length, and changes its head accordingly; `None`: the body
+    /// stays as it is.
     /// Comes after [`apply`](Self::apply).
     pub(crate) fn body(&self, head: &mut ResponseHead, length: BodyLength) -> Option<BodyFilter> {
         self.compression.as_ref()?.apply(head, length)

@@ -5,6 +5,7 @@ use std::{fmt::Write as _, net::IpAddr};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
+    auth::Identity,
     config::{Template, TemplatePiece, Variable},
     net::tls::TlsInfo,
 };
@@ -38,6 +39,10 @@ pub(crate) struct FilterFacts<'a> {
     pub(crate) class: RequestClass,
     /// Whether the request is only explained: nothing is counted.
     pub(crate) preview: bool,
+    /// Name of the pool that the request goes to; empty if it goes to none. Session ids are known by pool.
+    pub(crate) pool: &'a str,
+    /// The client, once it is authenticated.
+    pub(crate) identity: Option<&'a Identity>,
 }
 
 /// What a request counts as, for limits.
@@ -61,6 +66,9 @@ pub(super) fn render(template: &Template, facts: &FilterFacts<'_>) -> String {
         match piece {
             TemplatePiece::Text(plain) => text.push_str(plain),
             TemplatePiece::Variable(variable) => value(*variable, facts, &mut text),
+            TemplatePiece::Claim(path) => {
+                text.push_str(&facts.identity.map(|known| known.text(path)).unwrap_or_default());
+            }
         }
     }
     text
@@ -94,6 +102,12 @@ fn value(variable: Variable, facts: &FilterFacts<'_>, out: &mut String) {
         }
         Variable::CertificateFingerprint => {
             out.push_str(certificate().map_or("", |certificate| &certificate.fingerprint));
+        }
+        Variable::Subject => {
+            let subject = facts.identity.map_or("", |identity| &*identity.subject);
+            if moorline_http::is_value(subject.as_bytes()) {
+                out.push_str(subject);
+            }
         }
         Variable::SidHash => {
             if let Some(sid) = facts.sid {
@@ -132,6 +146,8 @@ pub(super) mod tests {
             upgrade: false,
             class: RequestClass::Other,
             preview: false,
+            pool: "",
+            identity: None,
         }
     }
 

@@ -11,10 +11,10 @@ use crate::error::{FailureKind, Phase, Side, Termination};
 pub const TERMINATIONS: usize = SINGLE + SIDES * PHASES * KINDS;
 
 /// Terminations that are not failures.
-const SINGLE: usize = 12;
+const SINGLE: usize = 14;
 const SIDES: usize = 3;
 const PHASES: usize = 9;
-const KINDS: usize = 43;
+const KINDS: usize = 46;
 
 /// All labels by index.
 static LABELS: LazyLock<Vec<Box<str>>> = LazyLock::new(|| {
@@ -31,6 +31,8 @@ static LABELS: LazyLock<Vec<Box<str>>> = LazyLock::new(|| {
         "aged",
         "half_closed",
         "backend_down",
+        "expired",
+        "revoked",
     ];
     let mut labels: Vec<Box<str>> = single.into_iter().map(Box::from).collect();
     for side in [Side::Client, Side::Backend, Side::Proxy] {
@@ -68,6 +70,8 @@ pub fn termination_index(termination: &Termination) -> usize {
         Termination::Aged => 9,
         Termination::HalfClosed => 10,
         Termination::BackendDown => 11,
+        Termination::Expired => 12,
+        Termination::Revoked => 13,
         Termination::Failed(side, phase, kind) => {
             SINGLE + (side_index(side) * PHASES + phase_index(phase)) * KINDS + kind_index(kind)
         }
@@ -153,6 +157,9 @@ pub fn kind(kind: FailureKind) -> &'static str {
         FailureKind::TooManyAtOnce => "too_many_at_once",
         FailureKind::MessageTooLarge => "message_too_large",
         FailureKind::MessageRate => "message_rate",
+        FailureKind::Unauthenticated(_) => "unauthenticated",
+        FailureKind::Denied => "denied",
+        FailureKind::AuthUnavailable => "auth_unavailable",
         FailureKind::Io => "io",
     }
 }
@@ -235,6 +242,9 @@ const KIND_ORDER: [FailureKind; KINDS] = [
     FailureKind::NoFile,
     FailureKind::MessageTooLarge,
     FailureKind::MessageRate,
+    FailureKind::Unauthenticated(""),
+    FailureKind::Denied,
+    FailureKind::AuthUnavailable,
 ];
 
 fn kind_index(kind: FailureKind) -> usize {
@@ -282,6 +292,9 @@ fn kind_index(kind: FailureKind) -> usize {
         FailureKind::NoFile => 40,
         FailureKind::MessageTooLarge => 41,
         FailureKind::MessageRate => 42,
+        FailureKind::Unauthenticated(_) => 43,
+        FailureKind::Denied => 44,
+        FailureKind::AuthUnavailable => 45,
     }
 }
 
@@ -418,6 +431,8 @@ mod tests {
             Termination::Aged,
             Termination::HalfClosed,
             Termination::BackendDown,
+            Termination::Expired,
+            Termination::Revoked,
         ];
         for side in [Side::Client, Side::Backend, Side::Proxy] {
             all.push(Termination::Closed(side));
@@ -455,6 +470,8 @@ mod tests {
         assert_eq!(of(Termination::Aged), "aged");
         assert_eq!(of(Termination::HalfClosed), "half_closed");
         assert_eq!(of(Termination::BackendDown), "backend_down");
+        assert_eq!(of(Termination::Expired), "expired");
+        assert_eq!(of(Termination::Revoked), "revoked");
         for who in [Side::Client, Side::Backend, Side::Proxy] {
             assert_eq!(of(Termination::Closed(who)), format!("{}_closed", side(who)));
             for when in PHASE_ORDER {

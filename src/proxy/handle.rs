@@ -12,7 +12,7 @@ use moorline_http::{BodyLength, FieldId, RequestHead};
 
 use super::{
     affinity::Destination,
-    arrival::{Arrival, Refused, RefusedReply, RequestState, RequestTraits, answered, arrive},
+    arrival::{Arrival, RequestState, RequestTraits, Stopped, arrive},
     attempt::{AttemptOutcome, RequestAttempt},
     client::ClientSide,
     connection::{self, Answered, ConnectionInfo, Flow},
@@ -20,10 +20,11 @@ use super::{
     deliver::Delivery,
     inspect::inspect,
     local_reply,
+    opened_request::answered,
     reply::{self, OwnReply},
     session_detect::{self, OpenDetection},
     streamed::StreamedDelivery,
-    tunnel_start, websocket,
+    tunnel_start, waiting, websocket,
 };
 use crate::{
     error::{FailureKind, Phase, ProxyError},
@@ -33,7 +34,7 @@ use crate::{
 };
 
 /// A request that is being served.
-type Handling<'a> = Pin<Box<dyn Future<Output = Flow> + Send + 'a>>;
+pub(super) type Handling<'a> = Pin<Box<dyn Future<Output = Flow> + Send + 'a>>;
 
 /// Serves one request. Turns every failure into a reply.
 ///
@@ -51,14 +52,10 @@ pub(super) fn handle<'a>(
     match arrive(proxy, info, request, traits) {
         Ok(arrival) => Box::pin(serve(arrival, client)),
         // A refused request may have a body.
-        Err(refused) => {
-            let Refused { reply, unread } = *refused;
-            let answered = Answered { is_head, keeps, unread };
-            match reply {
-                RefusedReply::Own(reply) => Box::pin(connection::answer(client, reply, answered)),
-                RefusedReply::Deferred(reply) => Box::pin(reply.answer(client, answered)),
-            }
-        }
+        Err(stopped) => match *stopped {
+            Stopped::Refused(refused) => refused.answer(client, (is_head, keeps)),
+            Stopped::Paused(paused) => Box::pin(waiting::serve(paused, client, (is_head, keeps))),
+        },
     }
 }
 
@@ -79,7 +76,7 @@ enum Step {
 }
 
 /// Sends the request to its destination and answers it. The arrival is much of what a held poll costs.
-fn serve<'a>(
+pub(super) fn serve<'a>(
     mut arrival: Arrival<'a>,
     client: &'a mut ClientSide,
 ) -> impl Future<Output = Flow> + Send {
@@ -316,9 +313,19 @@ impl RequestState<'_> {
         if let Some(opened) = opened {
             let (backend, now) = (answer.lease.backend(), Instant::now());
             self.proxy.sids.learn_from(self.opener(), &opened.sid, backend, opened.lifetime, now);
+            self.bind(&opened.sid);
             reached.reserved = None;
         }
         Ok(())
+    }
+
+    /// Binds a session to the identity of this request.
+    pub(super) fn bind(&self, sid: &str) {
+        let identity = self.response.as_ref().and_then(|response| response.request_identity());
+        if let Some(identity) = identity.filter(|identity| !identity.is_bound) {
+            let pool = self.pool.upstream.name();
+            self.proxy.auth.identities.bind(pool, sid, &identity.bound);
+        }
     }
 
     /// Records that the request's body has closed the polling session.

@@ -203,6 +203,9 @@ pub(super) fn error(error: &ProxyError, context: &ReplyContext, id: &str) -> Own
             head.set(FieldId::Connection, "Upgrade");
             head.set(FieldId::Upgrade, "websocket");
         }
+        FailureKind::Unauthenticated(challenge) => {
+            head.set_named("WWW-Authenticate", challenge);
+        }
         FailureKind::NoBackend
         | FailureKind::Saturated
         | FailureKind::TooMany
@@ -211,6 +214,7 @@ pub(super) fn error(error: &ProxyError, context: &ReplyContext, id: &str) -> Own
         | FailureKind::RateLimited
         | FailureKind::QuotaUsed
         | FailureKind::TooManyAtOnce
+        | FailureKind::AuthUnavailable
         | FailureKind::Exhausted => {
             let seconds = error.retry_after.unwrap_or(RETRY_AFTER_SECONDS);
             head.set_fmt(FieldId::RetryAfter, format_args!("{seconds}"));
@@ -331,8 +335,10 @@ pub(crate) fn status(error: &ProxyError) -> StatusCode {
         | FailureKind::TooMany
         | FailureKind::NotAdmitted
         | FailureKind::Maintenance
+        | FailureKind::AuthUnavailable
         | FailureKind::Exhausted => StatusCode::SERVICE_UNAVAILABLE,
-        FailureKind::Forbidden => StatusCode::FORBIDDEN,
+        FailureKind::Unauthenticated(_) => StatusCode::UNAUTHORIZED,
+        FailureKind::Forbidden | FailureKind::Denied => StatusCode::FORBIDDEN,
         FailureKind::RateLimited | FailureKind::QuotaUsed | FailureKind::TooManyAtOnce => {
             StatusCode::TOO_MANY_REQUESTS
         }
@@ -397,6 +403,11 @@ pub(crate) fn sentence(error: &ProxyError) -> &'static str {
         }
         (FailureKind::Loop, _) => {
             "The request leads back to this proxy: a backend of its pool is the proxy itself."
+        }
+        (FailureKind::Unauthenticated(_), _) => "The credentials are missing or not valid.",
+        (FailureKind::Denied, _) => "You may not do this with these credentials.",
+        (FailureKind::AuthUnavailable, _) => {
+            "Credentials cannot be checked at present; try again in a moment."
         }
         (FailureKind::NoRoute, _) => "No route covers this host and path.",
         (FailureKind::NoFile, _) => "There is no such file.",

@@ -78,6 +78,12 @@ pub(super) async fn tunnel(
         // registered.
         proxy.tunnels.cut(backend.serial());
     }
+    let identity = state.response.as_ref().and_then(|response| response.request_identity());
+    let listed = identity.map(|identity| {
+        let identities = &proxy.auth.identities;
+        identities.enter(&identity.bound, ticket.closer(), identity.close_code)
+    });
+    state.scope.keep_identity(listed);
     let timeouts = &pool.config().timeouts;
     let options = TunnelOptions {
         idle: timeouts.tunnel_idle,

@@ -155,7 +155,9 @@ impl<A: ByteStream, B: ByteStream, G: TunnelObserver> Tunnel<A, B, G> {
                 return Poll::Ready(reason.termination());
             }
             CloseReason::Drained => None,
-            CloseReason::Aged | CloseReason::Down => Some(CLOSE_TIMEOUT),
+            CloseReason::Aged | CloseReason::Down | CloseReason::Expired | CloseReason::Revoked => {
+                Some(CLOSE_TIMEOUT)
+            }
         };
         self.closing = CloseState::Quiet(reason);
         self.pause = Some(IdleTimer::within(QUIET_TIME, latest));
@@ -180,7 +182,10 @@ impl<A: ByteStream, B: ByteStream, G: TunnelObserver> Tunnel<A, B, G> {
         if self.down.frames.at_boundary() {
             // The rest of a short write belongs to frames that have not begun: dropped, with its
             // memory.
-            self.down.rest = Bytes::from_static(reason.frame());
+            self.down.rest = match self.ticket.close_status() {
+                0 => Bytes::from_static(reason.frame()),
+                status => reason.frame_with(status),
+            };
             self.down.stops = false;
             self.closing = CloseState::Sending(reason, BackendEnd::Open);
             return true;

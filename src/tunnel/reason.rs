@@ -23,10 +23,14 @@ pub enum CloseReason {
     MessageRate,
     /// The client has sent a frame that is invalid, where messages are limited.
     InvalidFrame,
+    /// The identity of the client has expired.
+    Expired,
+    /// The identity of the client was revoked.
+    Revoked,
 }
 
 impl CloseReason {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 10] = [
         Self::Drained,
         Self::Rebalanced,
         Self::Aged,
@@ -35,6 +39,8 @@ impl CloseReason {
         Self::MessageTooLarge,
         Self::MessageRate,
         Self::InvalidFrame,
+        Self::Expired,
+        Self::Revoked,
     ];
 
     /// Termination of a tunnel that is closed for this reason.
@@ -49,6 +55,8 @@ impl CloseReason {
             Self::MessageTooLarge => failed(FailureKind::MessageTooLarge),
             Self::MessageRate => failed(FailureKind::MessageRate),
             Self::InvalidFrame => failed(FailureKind::Malformed),
+            Self::Expired => Termination::Expired,
+            Self::Revoked => Termination::Revoked,
         }
     }
 
@@ -77,7 +85,16 @@ impl CloseReason {
             Self::MessageTooLarge => b"\x88\x13\x03\xf1message too large",
             Self::MessageRate => b"\x88\x13\x03\xf0too many messages",
             Self::InvalidFrame => b"\x88\x0f\x03\xeainvalid frame",
+            Self::Expired => b"\x88\x15\x03\xf0credentials expired",
+            Self::Revoked => b"\x88\x15\x03\xf0credentials revoked",
         }
+    }
+
+    /// Like [`frame`](Self::frame), with another status.
+    pub(super) fn frame_with(self, status: u16) -> Bytes {
+        let mut frame = self.frame().to_vec();
+        frame[2..4].copy_from_slice(&status.to_be_bytes());
+        frame.into()
     }
 
     /// Complete Close frame of a client with the status of [`frame`](Self::frame), masked by zeros.
@@ -105,7 +122,7 @@ mod tests {
             assert_eq!((frame[0], frame[1] & 0x80), (0x88, 0));
             let status = match reason {
                 CloseReason::MessageTooLarge => 1009,
-                CloseReason::MessageRate => 1008,
+                CloseReason::MessageRate | CloseReason::Expired | CloseReason::Revoked => 1008,
                 CloseReason::InvalidFrame => 1002,
                 _ => 1012,
             };
@@ -113,8 +130,10 @@ mod tests {
             let mut tracker = FrameTracker::new();
             tracker.pass(&reason.client_frame());
             assert!(tracker.is_closed(), "{reason:?}");
+            let other = reason.frame_with(4401);
+            assert_eq!((&other[2..4], &other[4..]), (&b"\x11\x31"[..], &frame[4..]));
             assert!(std::str::from_utf8(&frame[4..]).is_ok());
         }
-        assert_eq!((CloseReason::of_code(0), CloseReason::of_code(9)), (None, None));
+        assert_eq!((CloseReason::of_code(0), CloseReason::of_code(11)), (None, None));
     }
 }

@@ -12,7 +12,7 @@ use std::{
     str::FromStr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
     task::Context,
     time::Duration,
@@ -78,6 +78,33 @@ pub struct TunnelTicket {
     backend: u64,
 }
 
+/// Closes one tunnel, as long as it is open.
+#[derive(Clone, Debug)]
+pub struct TunnelCloser {
+    registry: Arc<TunnelRegistry>,
+    handle: Arc<TunnelHandle>,
+    backend: u64,
+}
+
+impl TunnelCloser {
+    /// Closes the tunnel between two frames, with this status; false if it has ended or has a command already.
+    pub fn close(&self, reason: CloseReason, status: u16) -> bool {
+        let mut shard = self.registry.shard(self.backend);
+        let Some(member) = shard.get_mut(&self.backend) else { return false };
+        let tunnels = member.of(self.handle.framed);
+        let at = self.handle.at.load(Ordering::Relaxed) as usize;
+        let is_ours = |slot: &TunnelSlot| Arc::ptr_eq(&slot.handle, &self.handle);
+        if at >= tunnels.free || !tunnels.entries.get(at).is_some_and(is_ours) {
+            return false;
+        }
+        let handle = tunnels.take(at);
+        drop(shard);
+        handle.close_status.store(status, Ordering::Relaxed);
+        handle.give(reason.code());
+        true
+    }
+}
+
 /// Command of the registry to a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TunnelCommand {
@@ -96,6 +123,8 @@ struct TunnelHandle {
     framed: bool,
     /// Index in the vector; changed only under the lock of the shard.
     at: AtomicU32,
+    /// Status of the Close frame; 0: that of the reason.
+    close_status: AtomicU16,
     /// A packed [`TunnelCommand`]: the code of the reason, and [`CUT`]; 0: none.
     command: AtomicU8,
 }
@@ -122,6 +151,7 @@ impl TunnelRegistry {
             client,
             framed,
             at: AtomicU32::new(0),
+            close_status: AtomicU16::new(0),
             command: AtomicU8::new(0),
         });
         let slot = TunnelSlot { id: self.name(), handle: Arc::clone(&handle) };
@@ -302,6 +332,17 @@ fn command_all(drawn: &[Arc<TunnelHandle>], reason: CloseReason) -> usize {
 }
 
 impl TunnelTicket {
+    /// Returns what closes this tunnel.
+    pub fn closer(&self) -> TunnelCloser {
+        let (registry, handle) = (Arc::clone(&self.registry), Arc::clone(&self.handle));
+        TunnelCloser { registry, handle, backend: self.backend }
+    }
+
+    /// Status of the Close frame; 0: that of the reason.
+    pub(super) fn close_status(&self) -> u16 {
+        self.handle.close_status.load(Ordering::Relaxed)
+    }
+
     /// Whether the tunnel was registered as framed.
     pub(super) fn is_framed(&self) -> bool {
         self.handle.framed

@@ -1,6 +1,7 @@
 //! What routes do with requests and responses besides relaying them.
 
 mod answers;
+mod auth;
 mod cache;
 mod compression;
 mod cors;

@@ -251,6 +251,19 @@ const PLACES: &[(&str, &str)] = &[
     ("routes.cache", "ROUTE\n[routes.cache]\nLINE\nAPP"),
     ("cache", "WEB\nAPP\n[cache]\nLINE"),
     ("routes.cors", "ROUTE\n[routes.cors]\norigins = [\"https://a.test\"]\nLINE\nAPP"),
+    (
+        "routes.auth",
+        "ROUTE\n[routes.auth]\njwt = { keys = \"tests/config/good/jwt.pem\" }\nLINE\nAPP",
+    ),
+    (
+        "routes.auth.jwt",
+        "ROUTE\n[routes.auth.jwt]\nkeys = \"tests/config/good/jwt.pem\"\nLINE\nAPP",
+    ),
+    (
+        "routes.auth.jwt",
+        "ROUTE\n[routes.auth.jwt]\njwks = \"https://id.test/\"\nissuer = \"i\"\naudience = \"a\"\nLINE\nAPP",
+    ),
+    ("routes.auth.jwt", "ROUTE\n[routes.auth.jwt]\nLINE\nAPP"),
     ("pools.NAME", "WEB\n[pools.app]\nbackends = [\"127.0.0.1:1\"]\nLINE"),
     ("pools.NAME.backends", "WEB\n[[pools.app.backends]]\naddress = \"127.0.0.1:1\"\nLINE"),
     ("pools.NAME.backends", "WEB\n[pools.app.backends]\ndns = \"chat.test:1\"\nLINE"),

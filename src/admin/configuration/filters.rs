@@ -1,5 +1,6 @@
 //! The filters of a route as JSON.
 
+mod auth;
 mod bodies;
 mod throttle;
 
@@ -27,6 +28,7 @@ pub(super) fn json(filters: &FilterConfig) -> Value {
         limits,
         messages,
         cache,
+        auth,
     } = filters;
     let some = |edits: &HeaderEdits| (!edits.is_empty()).then(|| header_edits(edits));
     let networks = |networks: &[ipnet::IpNet]| (!networks.is_empty()).then(|| json!(networks));
@@ -44,6 +46,7 @@ pub(super) fn json(filters: &FilterConfig) -> Value {
         ("messages", messages.as_ref().map(throttle::messages)),
         ("limits", (!limits.is_empty()).then(|| limits.iter().map(throttle::limit).collect())),
         ("cache", cache.as_ref().map(cache_settings)),
+        ("auth", auth.as_ref().map(auth::json)),
     ];
     let shown = shown.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
     Value::Object(shown.collect())

@@ -1,7 +1,7 @@
 //! Keys of routes.
 
 use super::{
-    COMPRESS, CORS,
+    AUTH, COMPRESS, CORS,
     DefaultValue::{Value, Words},
     ERROR_PAGES, FILES, HEADERS, MAINTENANCE, MATCH, MESSAGES, NETWORKS, REDIRECT, RESPOND,
     REWRITE, ROUTE_CACHE, ROUTE_LIMIT, SPLIT, SchemaKey, Section,
@@ -166,6 +166,13 @@ pub(in crate::config) static ROUTE: Section = Section {
             default: Words("Unlimited"),
             example: r#"{ max_size = "64KiB", rate = "50/s", burst = 100 }"#,
             about: "Limits on the size and the rate of WebSocket messages from clients.",
+        },
+        SchemaKey {
+            name: "auth",
+            kind: Table(&AUTH),
+            default: Words("Every client may use the route"),
+            example: r#"{ jwt = { keys = "keys.pem", audience = "chat" } }"#,
+            about: "Authentication of clients.",
         },
         SchemaKey {
             name: "cache",

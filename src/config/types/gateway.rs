@@ -2,7 +2,7 @@
 
 use ipnet::IpNet;
 
-use super::{CacheConfig, CompressConfig, LimitConfig, MessagesConfig};
+use super::{AuthConfig, CacheConfig, CompressConfig, LimitConfig, MessagesConfig};
 use crate::config::Template;
 
 /// What a route does with its requests and responses besides relaying them; by default, nothing.
@@ -30,6 +30,8 @@ pub struct FilterConfig {
     pub messages: Option<MessagesConfig>,
     /// Stored responses; `None`: nothing is stored.
     pub cache: Option<CacheConfig>,
+    /// Authentication; `None`: every client may use the route.
+    pub auth: Option<AuthConfig>,
 }
 
 /// Changes of path and host.

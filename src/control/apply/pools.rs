@@ -6,11 +6,11 @@ use crate::{
     config::{self, Config},
     control::ControlTask,
     gateway::{
-        CacheStore, Conditions, FilterChain, FilterState, Forcing, Limiters, LocalAnswer,
-        StaticFiles,
+        CacheStore, Conditions, FilterChain, FilterState, Forcing, LocalAnswer, StaticFiles,
     },
     observe::{Redaction, RouteLabel},
     route,
+    shared::SharedState,
     snapshot::{
         ListenerSnapshot, PoolShare, PoolSnapshot, RouteAction, RouteTarget, Snapshot, SplitTarget,
     },
@@ -88,14 +88,14 @@ impl ControlTask {
         listeners: HashMap<Arc<str>, Arc<ListenerSnapshot>>,
     ) -> Snapshot {
         let cache = self.cache_store(config);
-        let kept = (&self.proxy.limiters, &cache);
+        let kept = (&*self.proxy, &cache);
         let routes = config.routes.iter().filter_map(|rule| route_rule(rule, &pools, config, kept));
         Snapshot {
             routes: route::Routes::new(&routes.collect::<Vec<_>>()),
             removed: self.backends_without_pool(config),
             listeners,
             trusted: config.trusted_proxies.clone(),
-            redaction: Redaction::new(config.redact.iter().map(String::as_str)),
+            redaction: redaction(config),
             forwarded_always: config.forwarded == config::Forwarded::Always,
             error_pages: config.error_pages.clone(),
             sends_proxy_headers: pools.iter().any(|pool| !pool.connector().is_shared()),
@@ -115,11 +115,18 @@ impl ControlTask {
     }
 }
 
+/// The secrets of the setting, and the query parameters that carry credentials.
+fn redaction(config: &Config) -> Redaction {
+    let credentials = config.routes.iter().filter_map(|rule| rule.filters.auth.as_ref());
+    let credentials = credentials.flat_map(|auth| auth.secret_parameters());
+    Redaction::new(config.redact.iter().map(String::as_str).chain(credentials))
+}
+
 fn route_rule(
     rule: &config::RouteConfig,
     pools: &[Arc<PoolSnapshot>],
     config: &Config,
-    (limiters, cache): (&Limiters, &Arc<CacheStore>),
+    (shared, cache): (&SharedState, &Arc<CacheStore>),
 ) -> Option<route::RouteRule<RouteTarget>> {
     let label = |pool: Option<&str>| RouteLabel {
         route: Some(rule.to_string().into()),
@@ -158,7 +165,8 @@ fn route_rule(
         (Some(own), Some(top)) => Some(Arc::new(own.or(top))),
         (own, top) => own.as_ref().or(top.as_ref()).cloned(),
     };
-    let kept = FilterState { route: &rule.to_string(), limiters, cache };
+    let (limiters, auth) = (&shared.limiters, &shared.auth);
+    let kept = FilterState { route: &rule.to_string(), limiters, cache, auth };
     let filters = FilterChain::new(&rule.filters, kept).map(Arc::new);
     let conditions = Conditions::new(&rule.conditions).map(Arc::new);
     let conditional = conditions.is_some();

@@ -62,6 +62,14 @@ impl CacheTicket {
         Self { store, config, key, reason, request, validated: None, sent, since, guard }
     }
 
+    /// The client was authenticated here, perhaps by a cookie: like a request with `Authorization` (RFC 9111 §3.5), it
+    /// has a response that is stored only if the response says so.
+    pub(in crate::gateway) fn authenticated(&mut self) {
+        if !self.request.head.has(FieldId::Authorization) {
+            self.request.head.set(FieldId::Authorization, "-");
+        }
+    }
+
     /// Lets the response decide about a stored one.
     pub(super) fn validate(&mut self, stored: Arc<StoredResponse>, asked: AskedPart) {
         self.validated = Some((stored, asked));

@@ -1,0 +1,63 @@
+//! Why a credential is not accepted.
+
+use std::{fmt, sync::Arc};
+
+use super::Identity;
+
+/// Why a request has no identity.
+#[derive(Clone, Debug)]
+pub(crate) enum AuthFault {
+    /// There is no credential.
+    Missing,
+    /// The credential is longer than allowed.
+    TooLong,
+    /// The token is not a signed token; with what is wrong.
+    Malformed(&'static str),
+    /// The token has an algorithm that is not allowed.
+    Algorithm,
+    /// No key fits the token.
+    UnknownKey,
+    /// The signature is not valid.
+    Signature,
+    /// A claim is missing or has a wrong type.
+    Claim(&'static str),
+    /// The token has expired; it was this identity's.
+    Expired(Arc<Identity>),
+    /// The token is not valid yet.
+    NotYetValid,
+    /// The token is from another issuer.
+    Issuer,
+    /// The token is for another audience.
+    Audience,
+    /// The subject's tokens of that time were revoked.
+    Revoked,
+    /// There are no keys: they could never be fetched.
+    NoKeys,
+}
+
+impl AuthFault {
+    /// Whether a client with a valid credential would be refused, too.
+    pub(crate) fn is_ours(&self) -> bool {
+        matches!(self, Self::NoKeys)
+    }
+}
+
+impl fmt::Display for AuthFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing => f.write_str("no credentials"),
+            Self::TooLong => f.write_str("the token is too long"),
+            Self::Malformed(what) => write!(f, "malformed token: {what}"),
+            Self::Algorithm => f.write_str("the token's algorithm is not allowed"),
+            Self::UnknownKey => f.write_str("no key fits the token"),
+            Self::Signature => f.write_str("the token's signature is not valid"),
+            Self::Claim(name) => write!(f, "the claim `{name}` is missing or has a wrong type"),
+            Self::Expired(_) => f.write_str("the token has expired"),
+            Self::NotYetValid => f.write_str("the token is not valid yet"),
+            Self::Issuer => f.write_str("the token is from another issuer"),
+            Self::Audience => f.write_str("the token is for another audience"),
+            Self::Revoked => f.write_str("the token was revoked"),
+            Self::NoKeys => f.write_str("the keys could not be fetched"),
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Requests to providers of keys: one connection each, one deadline, a limited answer, no redirects.
+
+use std::{
+    error::Error,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, StatusCode, Uri, header};
+use http_body_util::Full;
+use rustls::{ClientConfig, pki_types::ServerName};
+use tokio::{net::TcpStream, task::spawn_blocking, time::timeout};
+use tokio_rustls::TlsConnector;
+
+use crate::{
+    http_client::{HttpConnection, with_sources},
+    net::tls_client,
+};
+
+/// Settings of TLS: the CA certificates of the system, read once.
+static TLS: OnceLock<Arc<ClientConfig>> = OnceLock::new();
+
+/// Requests a URL, and returns the body of a response with status 200.
+///
+/// # Errors
+/// There was no such response in time; with the reason.
+pub(super) async fn fetch(
+    url: &str,
+    accept: &'static str,
+    max_body: usize,
+    deadline: Duration,
+) -> Result<Bytes, String> {
+    match timeout(deadline, exchange(url, accept, max_body)).await {
+        Ok(Ok(body)) => Ok(body),
+        Ok(Err(error)) => Err(with_sources(&*error)),
+        Err(_) => {
+            Err(format!("no complete response within {}", humantime::format_duration(deadline)))
+        }
+    }
+}
+
+async fn exchange(
+    url: &str,
+    accept: &'static str,
+    max_body: usize,
+) -> Result<Bytes, Box<dyn Error + Send + Sync>> {
+    let uri: Uri = url.parse()?;
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+    let secure = uri.scheme_str() == Some("https");
+    let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
+    let target = uri.path_and_query().map_or("/", |target| target.as_str());
+    let authority = uri.authority().map_or("", |authority| authority.as_str());
+    let request = Request::get(target)
+        .header(header::HOST, authority)
+        .header(header::USER_AGENT, "moorline")
+        .header(header::ACCEPT, accept)
+        .header(header::CONNECTION, "close")
+        .body(Full::default())?;
+    let stream = TcpStream::connect((host.as_str(), port)).await?;
+    let mut connection = if secure {
+        let connector = TlsConnector::from(tls().await?);
+        let stream = connector.connect(ServerName::try_from(host)?, stream).await?;
+        HttpConnection::open(stream).await?
+    } else {
+        HttpConnection::open(stream).await?
+    };
+    let response = connection.exchange(request, max_body).await?;
+    match response.status() {
+        StatusCode::OK => Ok(response.into_body()),
+        status => Err(format!("status {}", status.as_u16()).into()),
+    }
+}
+
+async fn tls() -> Result<Arc<ClientConfig>, Box<dyn Error + Send + Sync>> {
+    if let Some(config) = TLS.get() {
+        return Ok(Arc::clone(config));
+    }
+    let config = spawn_blocking(|| tls_client::client_trusting(None)).await??;
+    Ok(Arc::clone(TLS.get_or_init(|| config)))
+}
