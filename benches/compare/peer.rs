@@ -59,6 +59,19 @@ pub(crate) enum Scene {
     TwoWorkers,
     /// Byte streams, with or without `splice(2)`.
     Layer4 { splice: bool },
+    /// A filter of the gateway.
+    Gateway(Work),
+}
+
+/// What a filter of the gateway does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Work {
+    /// Answers with a stored response.
+    Cache,
+    /// Sends a file.
+    Files,
+    /// Compresses a file for each request.
+    Compress,
 }
 
 /// A running proxy; killed when dropped.
@@ -114,6 +127,9 @@ impl Family {
     /// `None` if the proxy does not support the scene.
     pub(crate) fn template(self, scene: Scene) -> Option<&'static str> {
         let http = matches!(scene, Scene::Http | Scene::TwoWorkers);
+        if let Scene::Gateway(work) = scene {
+            return self.gateway_template(work);
+        }
         Some(match self {
             Self::Moorline if http => include_str!("peers/moorline.toml"),
             Self::Nginx if http => include_str!("peers/nginx.conf"),
@@ -125,13 +141,24 @@ impl Family {
             Self::Caddy => return None,
         })
     }
+
+    fn gateway_template(self, work: Work) -> Option<&'static str> {
+        Some(match (self, work) {
+            (Self::Moorline, _) => include_str!("peers/gateway/moorline.toml"),
+            (Self::Nginx, _) => include_str!("peers/gateway/nginx.conf"),
+            (Self::Haproxy, Work::Cache) => include_str!("peers/gateway/haproxy.cfg"),
+            (Self::Caddy, Work::Files | Work::Compress) => include_str!("peers/gateway/Caddyfile"),
+            // HAProxy has no files, and Debian's Caddy no cache.
+            (Self::Haproxy | Self::Caddy, _) => return None,
+        })
+    }
 }
 
 impl Scene {
     fn workers(self) -> usize {
         match self {
             Self::TwoWorkers => 2,
-            Self::Http | Self::Layer4 { .. } => 1,
+            Self::Http | Self::Layer4 { .. } | Self::Gateway(_) => 1,
         }
     }
 }
@@ -205,6 +232,7 @@ impl Peer {
         command: impl FnOnce(&Path, &Path) -> anyhow::Result<Command>,
     ) -> anyhow::Result<Proxy> {
         let directory = tempfile::tempdir()?;
+        write_files(directory.path())?;
         let addresses = ListenerAddresses {
             plain: free_address()?,
             tls: free_address()?,
@@ -266,6 +294,18 @@ impl Peer {
         }
         Ok(command)
     }
+}
+
+/// Writes the page that proxies serve, 16 KiB of text.
+fn write_files(directory: &Path) -> io::Result<()> {
+    let text = include_str!("reading.md");
+    let page: String = text.chars().filter(char::is_ascii).cycle().take(16 << 10).collect();
+    for name in ["files", "gzip"] {
+        let folder = directory.join("www").join(name);
+        fs::create_dir_all(&folder)?;
+        fs::write(folder.join("page.html"), &page)?;
+    }
+    Ok(())
 }
 
 impl ListenerAddresses {

@@ -3,7 +3,7 @@
 mod occupied;
 
 use crate::{
-    peer::{ListenerKind, Scene},
+    peer::{ListenerKind, Scene, Work},
     results::Better,
 };
 
@@ -105,6 +105,7 @@ pub(crate) fn groups() -> Vec<Group> {
         occupied::kept_alive(),
         occupied::slow_readers(),
         occupied::workers(),
+        gateway(),
     ]
 }
 
@@ -136,6 +137,11 @@ impl Load {
 
     const fn not_quick(mut self) -> Self {
         self.quick = false;
+        self
+    }
+
+    const fn filters(mut self, work: Work) -> Self {
+        self.scene = Scene::Gateway(work);
         self
     }
 
@@ -279,6 +285,28 @@ fn layer4() -> Group {
             flow("passed by name, handshake", ListenerKind::Passed, "/", HANDSHAKES, HANDSHAKE)
                 .streams(true),
             flow("passed by name, bulk", ListenerKind::Passed, "/", BULK, GIB).streams(true),
+        ],
+    }
+}
+
+fn gateway() -> Group {
+    const BUSY: &str = "--client http --clients 50 --think 0ms";
+    const GZIP: &str = "--client http --clients 50 --think 0ms --header accept-encoding:gzip";
+    const FIGURES: &[Figure] =
+        &[Figure::Cpu(Unit::Request), Figure::Rate(Unit::Request), Figure::Busy];
+    let row = |title, path, flags, work| {
+        flow(title, ListenerKind::Plain, path, flags, FIGURES).filters(work)
+    };
+    Group {
+        title: "14. Gateway",
+        method: "50 connections; the next request follows the answer. A stored response of 9 bytes; a file of 16 KiB; the \
+                 same file, compressed by gzip at level 1 for each request. nginx keeps stored responses in files, HAProxy and \
+                 Moorline in memory. HAProxy serves no files, and Debian's Caddy stores no responses."
+            .to_owned(),
+        loads: vec![
+            row("cache hit", "/cached", BUSY, Work::Cache),
+            row("static file", "/files/page.html", BUSY, Work::Files),
+            row("gzip", "/gzip/page.html", GZIP, Work::Compress),
         ],
     }
 }
