@@ -11,7 +11,8 @@
 //! - Never stored: responses to upgrades and requests of Engine.IO, to methods other than GET, to ranges, with
 //!   `Set-Cookie` or for one user, event streams, and bodies that did not arrive whole.
 //! - A cache only improves: if it cannot decide, the request goes to the backend.
-//! - While one request renews a stale response, others may get the stale one.
+//! - Of several requests for one response that is not stored, or stale, one goes to the backend. The others wait once, and
+//!   for a limited time; while a stale response is renewed, they get the stale one if it allows that.
 //!
 //! This module must not know connections, backends or sessions.
 
@@ -26,10 +27,14 @@ mod stored;
 mod ticket;
 mod vary;
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use http::Method;
 use moorline_http::RequestHead;
+use tokio::sync::watch;
 use xxhash_rust::xxh3::xxh3_64;
 
 use self::{
@@ -47,6 +52,9 @@ pub(crate) use self::{
 use super::{local::LocalReply, variables::FilterFacts};
 use crate::config::CacheConfig;
 
+/// Longest time for which a request waits for the response to another one.
+pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
 /// The cache of a route.
 #[derive(Debug)]
 pub(crate) struct RouteCache {
@@ -63,6 +71,8 @@ pub(crate) enum CacheAnswer {
     Stored(LocalReply),
     /// The request goes to the backend.
     Forward(Box<CacheTicket>),
+    /// Another request fetches the response. Ask again when the channel is closed, or after [`LONGEST_WAIT`].
+    Wait(watch::Receiver<()>),
     /// The cache has nothing to do with the request.
     Pass,
 }
@@ -75,11 +85,13 @@ impl RouteCache {
         Self { config: Arc::new(config), scope, store }
     }
 
-    /// Looks a request up. `request` is as the backend gets it; a validation changes its conditions.
+    /// Looks a request up. `request` is as the backend gets it; a validation changes its conditions. `waits`: it may wait
+    /// for another request.
     pub(crate) fn look_up(
         &self,
         request: &mut RequestHead,
         facts: &FilterFacts<'_>,
+        waits: bool,
     ) -> CacheAnswer {
         if facts.upgrade || facts.is_engine {
             return CacheAnswer::Pass;
@@ -110,7 +122,7 @@ impl RouteCache {
                 return CacheAnswer::Pass;
             }
             let reason = if has_others { ForwardReason::VaryMiss } else { ForwardReason::UriMiss };
-            return self.miss(key, reason, request, &directives);
+            return self.miss(key, reason, request, &directives, waits);
         };
         match stored.freshness.reuse(&directives, now) {
             StoredReuse::Fresh => {
@@ -126,9 +138,10 @@ impl RouteCache {
                 // A client that requires a new response gets one, even if another request fetches it.
                 let joins = reason == ForwardReason::Stale && policy::is_cacheable_request(request);
                 let guard = match joins.then(|| self.store.join(&key)) {
-                    Some(Turn::Waits) if reuse == StoredReuse::WhileRevalidating => {
+                    Some(Turn::Waits(_)) if reuse == StoredReuse::WhileRevalidating => {
                         return CacheAnswer::Stored(stale_reply(&stored, request, now));
                     }
+                    Some(Turn::Waits(receiver)) if waits => return CacheAnswer::Wait(receiver),
                     Some(Turn::Leads(guard)) => Some(guard),
                     _ => None,
                 };
@@ -144,13 +157,14 @@ impl RouteCache {
         }
     }
 
-    /// No stored response.
+    /// No stored response: the first request goes to the backend, others wait for it.
     fn miss(
         &self,
         key: CacheKey,
         reason: ForwardReason,
         request: &RequestHead,
         directives: &RequestDirectives,
+        waits: bool,
     ) -> CacheAnswer {
         if directives.only_if_cached {
             return CacheAnswer::Stored(status::not_stored());
@@ -160,7 +174,8 @@ impl RouteCache {
         }
         match self.store.join(&key) {
             Turn::Leads(guard) => self.forward(key, reason, request, Some(guard)),
-            Turn::Waits => self.forward(key, reason, request, None),
+            Turn::Waits(receiver) if waits => CacheAnswer::Wait(receiver),
+            Turn::Waits(_) => self.forward(key, reason, request, None),
         }
     }
 

@@ -5,11 +5,13 @@ use std::{fmt, sync::Arc};
 use http::StatusCode;
 use moorline_http::{BodyLength, FieldId, Head, RequestHead, ResponseHead};
 
+use tokio::{sync::watch, time::timeout};
+
 use super::{
     addresses,
     auth::{AuthCheck, AuthFilter, AuthState, AuthVerdict, PendingCheck, RequestIdentity},
     body::{BodyFilter, ReplyBody},
-    cache::{CacheAnswer, CacheStore, CacheTicket, RouteCache},
+    cache::{CacheAnswer, CacheStore, CacheTicket, LONGEST_WAIT, RouteCache},
     compress::{self, Compression},
     cors::{self, CorsGrant},
     fields::{self, RenderedEdits},
@@ -99,7 +101,15 @@ pub(crate) struct PausedRequest {
     passed: FilteredRequest,
     /// Index of the filter.
     at: usize,
-    check: PendingCheck,
+    pending: PendingStep,
+}
+
+/// What a filter waits for.
+enum PendingStep {
+    /// An identity.
+    Auth(PendingCheck),
+    /// The response to another request, until the channel is closed.
+    Cache(watch::Receiver<()>),
 }
 
 impl fmt::Debug for PausedRequest {
@@ -113,7 +123,7 @@ enum FilterStop {
     /// The request ends here.
     Ends(Box<Interception>),
     /// The filter waits.
-    Waits(Box<FilteredRequest>, PendingCheck),
+    Waits(Box<FilteredRequest>, PendingStep),
 }
 
 impl From<Box<Interception>> for FilterStop {
@@ -225,12 +235,23 @@ impl FilterChain {
         paused: PausedRequest,
         facts: &FilterFacts<'_>,
     ) -> Result<FilteredRequest, Box<Interception>> {
-        let PausedRequest { passed, at, check } = paused;
-        let verdict = check.await;
-        match self.filters.get(at) {
-            Some(Filter::Auth(auth)) => self.run(admit(auth, passed, verdict)?, at + 1, facts),
-            _ => self.run(passed, at + 1, facts),
-        }
+        let PausedRequest { passed, at, pending } = paused;
+        let passed = match (self.filters.get(at), pending) {
+            (Some(Filter::Auth(auth)), PendingStep::Auth(check)) => {
+                admit(auth, passed, check.await)?
+            }
+            (Some(Filter::Cache(cache)), PendingStep::Cache(mut response)) => {
+                // The channel closes when the response is there, or will not come.
+                let _ = timeout(LONGEST_WAIT, response.changed()).await;
+                match look_up(cache, passed, facts, false) {
+                    Ok(passed) => passed,
+                    Err(FilterStop::Ends(interception)) => return Err(interception),
+                    Err(FilterStop::Waits(passed, _)) => *passed,
+                }
+            }
+            _ => passed,
+        };
+        self.run(passed, at + 1, facts)
     }
 
     /// Runs the filters from this one on.
@@ -244,8 +265,8 @@ impl FilterChain {
             passed = match filter.request(passed, facts) {
                 Ok(passed) => passed,
                 Err(FilterStop::Ends(interception)) => return Err(interception),
-                Err(FilterStop::Waits(passed, check)) => {
-                    let paused = PausedRequest { passed: *passed, at, check };
+                Err(FilterStop::Waits(passed, pending)) => {
+                    let paused = PausedRequest { passed: *passed, at, pending };
                     return Err(Box::new(Interception::Paused(paused)));
                 }
             };
@@ -265,6 +286,36 @@ fn admit(
         passed.response.get_or_insert_default().identity = Some(identity);
     }
     Ok(passed)
+}
+
+/// Looks a request up among stored responses. `waits`: it may wait for the response to another request.
+fn look_up(
+    cache: &RouteCache,
+    passed: FilteredRequest,
+    facts: &FilterFacts<'_>,
+    waits: bool,
+) -> Result<FilteredRequest, FilterStop> {
+    let FilteredRequest { mut request, response, host, max_body } = passed;
+    let mut response = response.unwrap_or_default();
+    let pending = match cache.look_up(&mut request, facts, waits) {
+        CacheAnswer::Stored(reply) => {
+            return Err(Box::new(Interception::Stored(reply, response)).into());
+        }
+        CacheAnswer::Forward(mut ticket) => {
+            if response.identity.is_some() {
+                ticket.authenticated();
+            }
+            response.cache = Some(ticket);
+            None
+        }
+        CacheAnswer::Wait(receiver) => Some(PendingStep::Cache(receiver)),
+        CacheAnswer::Pass => None,
+    };
+    let passed = FilteredRequest { request, response: Some(response), host, max_body };
+    match pending {
+        Some(pending) => Err(FilterStop::Waits(Box::new(passed), pending)),
+        None => Ok(passed),
+    }
 }
 
 impl Filter {
@@ -318,7 +369,9 @@ impl Filter {
             }
             Self::Auth(auth) => match auth.check(&passed.request, facts) {
                 AuthCheck::Done(verdict) => passed = admit(auth, passed, verdict)?,
-                AuthCheck::Waits(check) => return Err(FilterStop::Waits(Box::new(passed), check)),
+                AuthCheck::Waits(check) => {
+                    return Err(FilterStop::Waits(Box::new(passed), PendingStep::Auth(check)));
+                }
             },
             Self::Path(rewrite) => {
                 let request = rewrite.apply(passed.request).map_err(|fault| {
@@ -344,23 +397,7 @@ impl Filter {
                 let compression = Compression::of(config, &passed.request);
                 passed.response.get_or_insert_default().compression = Some(compression);
             }
-            Self::Cache(cache) => {
-                let FilteredRequest { mut request, response, host, max_body } = passed;
-                let mut response = response.unwrap_or_default();
-                match cache.look_up(&mut request, facts) {
-                    CacheAnswer::Stored(reply) => {
-                        return Err(Box::new(Interception::Stored(reply, response)).into());
-                    }
-                    CacheAnswer::Forward(mut ticket) => {
-                        if response.identity.is_some() {
-                            ticket.authenticated();
-                        }
-                        response.cache = Some(ticket);
-                    }
-                    CacheAnswer::Pass => {}
-                }
-                passed = FilteredRequest { request, response: Some(response), host, max_body };
-            }
+            Self::Cache(cache) => passed = look_up(cache, passed, facts, true)?,
         }
         Ok(passed)
     }

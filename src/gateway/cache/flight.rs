@@ -1,38 +1,43 @@
-//! Which request renews a response, of several for the same one.
+//! Request collapsing: of several requests for one response that is not stored, one goes to the backend.
 
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
 };
 
-/// Requests on their way that renew a response, by the hash of their key.
+use tokio::sync::watch;
+
+/// Requests on their way whose responses others wait for, by the hash of their key.
 #[derive(Debug, Default)]
-pub(super) struct Flights(Mutex<HashSet<u128>>);
+pub(super) struct Flights(Mutex<HashMap<u128, watch::Receiver<()>>>);
 
 /// What a request does.
 #[derive(Debug)]
 pub(super) enum Turn {
-    /// It renews the response, until the guard is dropped.
+    /// It goes to the backend; others wait until the guard is dropped.
     Leads(FlightGuard),
-    /// Another one does.
-    Waits,
+    /// It waits until the channel is closed.
+    Waits(watch::Receiver<()>),
 }
 
-/// The request that renews a response.
+/// The request that others wait for. Dropping it lets them go on.
 #[derive(Debug)]
 pub(super) struct FlightGuard {
     flights: Arc<Flights>,
     hash: u128,
+    _landed: watch::Sender<()>,
 }
 
 impl Flights {
     /// Joins the requests with this hash.
     pub(super) fn join(self: &Arc<Self>, hash: u128) -> Turn {
         let mut flights = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if !flights.insert(hash) {
-            return Turn::Waits;
+        if let Some(waiting) = flights.get(&hash) {
+            return Turn::Waits(waiting.clone());
         }
-        Turn::Leads(FlightGuard { flights: Arc::clone(self), hash })
+        let (sender, receiver) = watch::channel(());
+        flights.insert(hash, receiver);
+        Turn::Leads(FlightGuard { flights: Arc::clone(self), hash, _landed: sender })
     }
 }
 
@@ -47,13 +52,15 @@ impl Drop for FlightGuard {
 mod tests {
     use super::*;
 
-    #[test]
-    fn one_request_leads_until_it_has_landed() {
+    #[tokio::test]
+    async fn one_request_leads_until_it_has_landed() {
         let flights = Arc::new(Flights::default());
         let Turn::Leads(leader) = flights.join(1) else { panic!() };
-        assert!(matches!(flights.join(1), Turn::Waits));
+        let Turn::Waits(mut waiting) = flights.join(1) else { panic!() };
         let Turn::Leads(other) = flights.join(2) else { panic!() };
+        assert!(waiting.has_changed().is_ok());
         drop(leader);
+        assert!(waiting.changed().await.is_err());
         assert!(matches!(flights.join(1), Turn::Leads(_)));
         drop(other);
         assert!(flights.0.lock().unwrap().is_empty());

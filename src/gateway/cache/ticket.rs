@@ -28,7 +28,7 @@ pub(crate) struct CacheTicket {
     validated: Option<(Arc<StoredResponse>, AskedPart)>,
     sent: SystemTime,
     since: StoreMoment,
-    /// No other request renews the response until it is dropped.
+    /// Others wait until it is dropped.
     guard: Option<FlightGuard>,
 }
 

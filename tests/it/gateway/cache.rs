@@ -350,3 +350,23 @@ async fn a_purge_removes_what_it_names() {
     drop(backend);
     proxy.finish().await;
 }
+
+#[tokio::test]
+async fn requests_for_one_response_go_to_the_backend_once() {
+    let backend = Backend::manual().await;
+    let proxy = routed(&backend, "cache = true\n").await;
+    let mut clients = Vec::new();
+    for _ in 0..5 {
+        let mut client = Raw::connect(proxy.web()).await;
+        client.send(message::get("/", "")).await;
+        clients.push(client);
+    }
+    let peer = backend.peer_for("/").await;
+    peer.send(message::reply("200 OK", FRESH, "one")).await;
+    for client in &mut clients {
+        assert_eq!(client.response().await.text(), "one");
+    }
+    assert_eq!(backend.requests().len(), 1);
+    drop((clients, peer, backend));
+    proxy.finish().await;
+}
