@@ -25,7 +25,8 @@ fn pool(balance: Balance, backends: u16) -> Arc<Pool> {
     let backend = |i: u16| {
         let address = Address { host: "127.0.0.1".to_owned(), port: 1024 + i };
         let name = address.to_string();
-        let config = config::BackendConfig { name, address, weight: 1 + u32::from(i % 4) };
+        let config =
+            config::BackendConfig { name, address, weight: 1 + u32::from(i % 4), backup: false };
         Backend::new("bench", &config, &Reuse::default())
     };
     Pool::new(config, (0..backends).map(backend).collect())

@@ -25,7 +25,11 @@ const LIFE: Duration = Duration::from_secs(45);
 
 fn backend(name: String) -> Arc<Backend> {
     let address = config::Address { host: "127.0.0.1".to_owned(), port: 3000 };
-    Backend::new("chat", &config::BackendConfig { name, address, weight: 1 }, &Reuse::default())
+    Backend::new(
+        "chat",
+        &config::BackendConfig { name, address, weight: 1, backup: false },
+        &Reuse::default(),
+    )
 }
 
 /// A session id with the length of Engine.IO's.

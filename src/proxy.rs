@@ -33,6 +33,7 @@ mod inspect;
 mod local_reply;
 mod long_poll;
 mod lookup;
+mod mirror;
 mod opened_request;
 mod outgoing;
 mod owner_search;

@@ -8,6 +8,7 @@ use std::{collections::HashMap, net::IpAddr, num::NonZeroU32, sync::Arc, time::D
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
+use tokio::sync::Semaphore;
 
 use crate::{
     acme::ManagedCertificate,
@@ -61,6 +62,10 @@ pub struct RouteTarget {
     pub(crate) conditions: Option<Arc<Conditions>>,
     /// What answers the requests.
     pub(crate) action: RouteAction,
+    /// A pool that gets copies of requests.
+    pub(crate) mirror: Option<Arc<MirrorTarget>>,
+    /// Time limits of the route with its pool; `None`: those of the pool. A split has them with its pools.
+    pub(crate) timeouts: Option<Arc<config::Timeouts>>,
     /// Custom pages for errors, including those of the top level; `None`: the built-in page.
     pub error_pages: Option<Arc<config::ErrorPages>>,
     /// What else is done with requests and responses; `None`: nothing.
@@ -78,6 +83,18 @@ pub(crate) enum RouteAction {
     Answer(Arc<LocalAnswer>),
 }
 
+/// A pool that gets copies of the requests of a route.
+#[derive(Debug)]
+pub(crate) struct MirrorTarget {
+    pub(crate) pool: Arc<PoolSnapshot>,
+    /// How many of 100 requests are copied.
+    pub(crate) share: u8,
+    /// Maximum size of the body of a copied request, in bytes.
+    pub(crate) max_body: usize,
+    /// Limits the number of copies at a time.
+    pub(crate) slots: Arc<Semaphore>,
+}
+
 /// Pools that share the requests of a route.
 #[derive(Debug)]
 pub(crate) struct SplitTarget {
@@ -93,6 +110,8 @@ pub(crate) struct PoolShare {
     pub(crate) weight: u32,
     /// What forces requests to the pool.
     pub(crate) forcing: Option<Forcing>,
+    /// Time limits of the route with this pool; `None`: those of the pool.
+    pub(crate) timeouts: Option<Arc<config::Timeouts>>,
     /// Host, path and pool for the access log and metrics.
     pub(crate) route_label: Arc<RouteLabel>,
 }
@@ -101,18 +120,6 @@ impl SplitTarget {
     /// Returns the share of a pool.
     pub(crate) fn share_of(&self, pool: &Arc<PoolSnapshot>) -> Option<&PoolShare> {
         self.shares.iter().find(|share| Arc::ptr_eq(&share.pool, pool))
-    }
-}
-
-impl RouteTarget {
-    /// Returns the label of requests that go to this pool.
-    pub(crate) fn label_for(&self, pool: &Arc<PoolSnapshot>) -> &Arc<RouteLabel> {
-        match &self.action {
-            RouteAction::Split(split) => {
-                split.share_of(pool).map_or(&self.route_label, |share| &share.route_label)
-            }
-            _ => &self.route_label,
-        }
     }
 }
 

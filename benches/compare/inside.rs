@@ -177,7 +177,11 @@ fn pool(balance: Balance, backends: u16) -> Arc<Pool> {
 fn backend(pool: &str, number: u16) -> Arc<Backend> {
     let address = Address { host: "127.0.0.1".to_owned(), port: 1024 + number };
     let name = address.to_string();
-    Backend::new(pool, &config::BackendConfig { name, address, weight: 1 }, &Reuse::default())
+    Backend::new(
+        pool,
+        &config::BackendConfig { name, address, weight: 1, backup: false },
+        &Reuse::default(),
+    )
 }
 
 /// A million session ids: nanoseconds to learn and to find one, bytes each.

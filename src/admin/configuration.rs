@@ -17,9 +17,9 @@ use self::pools::pool;
 use crate::config::{
     AccessLogConfig, Acme, Admin, AdminRemote, AdminSocket, CacheStoreConfig, Certificate,
     CertificateSource, ClientAuth, Config, DrainConfig, ErrorPageEntry, ErrorPages, HostPattern,
-    ListenerConfig, PassthroughConfig, ProcessLimits, ProxyIn, Redirect, RedirectConfig, Reload,
-    RespondConfig, RouteConfig, RouteTo, SessionsConfig, SharedKeys, SplitPool, TlsConfig,
-    UnknownSni, Upgrade, url_without_secrets,
+    ListenerConfig, MirrorConfig, PassthroughConfig, ProcessLimits, ProxyIn, Redirect,
+    RedirectConfig, Reload, RespondConfig, RouteConfig, RouteTimeouts, RouteTo, SessionsConfig,
+    SharedKeys, SplitPool, TlsConfig, UnknownSni, Upgrade, url_without_secrets,
 };
 
 /// Returns the whole configuration as JSON.
@@ -215,6 +215,8 @@ fn route(route: &RouteConfig) -> Value {
         conditions,
         target,
         listeners,
+        mirror,
+        timeouts,
         error_pages: pages,
         filters,
     } = route;
@@ -234,6 +236,7 @@ fn route(route: &RouteConfig) -> Value {
         "match": conditions::json(conditions),
         "pool": route.pool(),
         "split": split(target),
+        "mirror": mirror.as_ref().map(copies),
         "redirect": redirect,
         "respond": respond,
         "files": match target {
@@ -241,9 +244,28 @@ fn route(route: &RouteConfig) -> Value {
             _ => None,
         },
         "listeners": listeners,
+        "timeouts": route_timeouts(timeouts),
         "error_pages": pages.as_deref().map(error_pages),
         "filters": filters::json(filters),
     })
+}
+
+/// Returns the time limits of a route, without those of the pool.
+fn route_timeouts(timeouts: &RouteTimeouts) -> Value {
+    let RouteTimeouts { response_header, body_idle, stream_idle, tunnel_idle } = timeouts;
+    let set = [
+        ("response_header", response_header),
+        ("body_idle", body_idle),
+        ("stream_idle", stream_idle),
+        ("tunnel_idle", tunnel_idle),
+    ];
+    let set = set.into_iter().filter_map(|(key, limit)| Some((key, seconds(limit.as_ref()?))));
+    Value::Object(set.map(|(key, limit)| (key.to_owned(), json!(limit))).collect())
+}
+
+fn copies(mirror: &MirrorConfig) -> Value {
+    let MirrorConfig { pool, share, max_body, max_in_flight } = mirror;
+    json!({ "pool": pool, "share": share, "max_body": max_body, "max_in_flight": max_in_flight })
 }
 
 /// Returns the pools of a split; `None` if the route has none.

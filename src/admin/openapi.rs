@@ -149,6 +149,7 @@ fn enumerations_match_their_schemas() {
             State::Draining,
             State::Down,
             State::Ejected,
+            State::Standby,
             State::SlowStart,
             State::Up,
         ],
@@ -191,6 +192,7 @@ fn backend() -> BackendState {
         origin: BackendOrigin::Added,
         state: BackendCondition::SlowStart,
         weight: 1,
+        backup: false,
         ramp: 0.5,
         sessions: 1,
         tunnels: 0,
@@ -308,7 +310,7 @@ fn requests_match_their_schemas() {
         &DrainRequest { within: Some(300.0), spread: Some(0.5), ..DrainRequest::default() },
     );
     let address = "node-1:3000".to_owned();
-    assert_schema("NewBackend", &NewBackend { address, name: None, weight: Some(2) });
+    assert_schema("NewBackend", &NewBackend { address, name: None, weight: Some(2), backup: true });
     assert_schema("NewWeight", &NewWeight { weight: 3 });
     assert_schema("FindRequest", &FindRequest { sid: "x".to_owned() });
     assert_schema("ReloadRequest", &ReloadRequest { max_disconnects: Some(0) });

@@ -37,6 +37,8 @@ pub struct BackendState {
     pub state: BackendCondition,
     /// Weight, as configured or as set through this API.
     pub weight: u32,
+    /// Whether the backend takes new sessions only while no other backend of the pool can.
+    pub backup: bool,
     /// Share of the weight that is used, 0 to 1; less than 1 during a slow start.
     pub ramp: f64,
     /// Live sessions, including those with a tunnel and the tunnels of earlier processes.
@@ -93,6 +95,8 @@ pub enum BackendCondition {
     Down,
     /// Excluded for its failures under traffic.
     Ejected,
+    /// A backup that takes no new sessions, because another backend of the pool does.
+    Standby,
     /// Takes new sessions, with a growing share of its weight.
     SlowStart,
     /// Takes new sessions.
@@ -117,7 +121,7 @@ pub struct Backends {
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct NewBackend {
-    /// Host and port.
+    /// Host and port, or `unix:` and the path of a socket.
     pub address: String,
     /// Name; the address if omitted.
     #[serde(default)]
@@ -125,6 +129,9 @@ pub struct NewBackend {
     /// Weight; 1 if omitted.
     #[serde(default)]
     pub weight: Option<u32>,
+    /// Whether the backend is a backup of the others; false if omitted.
+    #[serde(default)]
+    pub backup: bool,
 }
 
 /// A new weight for a backend, until restart.

@@ -40,7 +40,7 @@ pub enum BackendsCommand {
     Add {
         /// The pool
         pool: String,
-        /// Host and port
+        /// Host and port, or unix:PATH
         #[arg(value_name = "ADDR")]
         address: String,
         /// Name of the backend [default: its address]
@@ -49,6 +49,9 @@ pub enum BackendsCommand {
         /// Share of new sessions relative to the others
         #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = number::within(1_u32, 65_535))]
         weight: Option<u32>,
+        /// Use the backend only while no other backend of the pool is available
+        #[arg(long)]
+        backup: bool,
     },
     /// Drain and remove a backend that was added with `backends add`
     Remove {
@@ -78,8 +81,8 @@ impl Args {
         let Self { command, access } = self;
         match command {
             None => access.get::<Pools>("/v1/pools").await?.print(&access, list_text),
-            Some(BackendsCommand::Add { pool, address, name, weight }) => {
-                let new = NewBackend { address, name, weight };
+            Some(BackendsCommand::Add { pool, address, name, weight, backup }) => {
+                let new = NewBackend { address, name, weight, backup };
                 let path = format!("/v1/pools/{}/backends", segment(&pool));
                 let reply = access.request(Method::POST, &path, Some(&new)).await?;
                 reply.print(&access, |added| format!("added {} until restart", full_name(added)));
@@ -179,6 +182,7 @@ pub(super) fn state_label(state: BackendCondition) -> (&'static str, Color) {
         BackendCondition::Draining => ("draining", Color::Warning),
         BackendCondition::Down => ("down", Color::Bad),
         BackendCondition::Ejected => ("ejected", Color::Bad),
+        BackendCondition::Standby => ("standby", Color::Good),
         BackendCondition::SlowStart => ("slow start", Color::Good),
         BackendCondition::Up => ("up", Color::Good),
     }
@@ -191,6 +195,9 @@ fn notes(backend: &BackendState) -> Vec<String> {
         BackendOrigin::Configured => {}
         BackendOrigin::Discovered => parts.push("from discovery".to_owned()),
         BackendOrigin::Added => parts.push("added by a command until restart".to_owned()),
+    }
+    if backend.backup && backend.state != BackendCondition::Standby {
+        parts.push("backup".to_owned());
     }
     let since = show::seconds(show::unix_now() - backend.since);
     match (backend.state, &backend.reason) {
@@ -231,6 +238,7 @@ mod tests {
             origin: BackendOrigin::Configured,
             state: BackendCondition::Up,
             weight: 1,
+            backup: false,
             ramp: 1.0,
             sessions: 0,
             tunnels: 0,

@@ -84,7 +84,7 @@ impl Args {
 /// Returns names of backends that do not resolve, with the reason.
 async fn unresolved(config: &Config) -> Vec<(String, String)> {
     let backends = config.pools.iter().flat_map(|pool| &pool.backends);
-    let named = backends.filter(|backend| backend.address.literal().is_none());
+    let named = backends.filter(|backend| backend.address.has_name());
     let names: BTreeSet<String> = named.map(|backend| backend.address.host.clone()).collect();
     let mut lookups = JoinSet::new();
     for name in names.into_iter().take(MAX_NAMES) {

@@ -223,7 +223,7 @@ fn config(args: &Args, certificate: Certificate, nodes: &[(&str, SocketAddr)]) -
 /// Returns a node as a backend.
 fn backend(name: &str, at: SocketAddr) -> BackendConfig {
     let address = Address { host: at.ip().to_string(), port: at.port() };
-    BackendConfig { name: name.to_owned(), address, weight: 1 }
+    BackendConfig { name: name.to_owned(), address, weight: 1, backup: false }
 }
 
 /// Names and addresses of the certificate: the loopback's and the listening address.

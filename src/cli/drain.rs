@@ -234,6 +234,7 @@ mod tests {
             origin: BackendOrigin::Configured,
             state,
             weight: 1,
+            backup: false,
             ramp: 1.0,
             sessions: left.unwrap_or(0),
             tunnels: left.unwrap_or(0),

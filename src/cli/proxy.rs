@@ -87,7 +87,12 @@ fn config(args: &Args) -> anyhow::Result<Config> {
                 own.name
             );
         }
-        backends.push(BackendConfig { name: typed.clone(), address: address.clone(), weight: 1 });
+        backends.push(BackendConfig {
+            name: typed.clone(),
+            address: address.clone(),
+            weight: 1,
+            backup: false,
+        });
     }
     let mut config = Config::new(listeners, PoolConfig::new("default", backends));
     config.admin.metrics = args.metrics;

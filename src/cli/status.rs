@@ -133,7 +133,12 @@ fn pools(pools: &[PoolState]) -> String {
     ]);
     for pool in pools {
         let sum = |of: fn(&BackendState) -> u64| -> u64 { pool.backends.iter().map(of).sum() };
-        let takes = |state| matches!(state, BackendCondition::Up | BackendCondition::SlowStart);
+        let takes = |state| {
+            matches!(
+                state,
+                BackendCondition::Up | BackendCondition::SlowStart | BackendCondition::Standby
+            )
+        };
         let up = pool.backends.iter().filter(|backend| takes(backend.state)).count();
         let leaves = |backend: &&BackendState| backend.state == BackendCondition::Leaving;
         let leaving = pool.backends.iter().filter(leaves).count();

@@ -9,14 +9,19 @@ use ipnet::{IpNet, Ipv4Net};
 
 use super::{
     Address, HostPattern,
+    admin::LONGEST_PATH,
     fault::{InvalidValue, quoted},
+    types::UNIX,
 };
 
 impl FromStr for Address {
     type Err = InvalidValue;
 
-    /// `HOST:PORT`; an IPv6 address is in brackets.
+    /// `HOST:PORT`, or `unix:PATH`; an IPv6 address is in brackets.
     fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        if let Some(path) = text.strip_prefix(UNIX) {
+            return unix(path).map(|()| Self { host: text.to_owned(), port: 0 });
+        }
         if let Some((_, rest)) = text.split_once("://") {
             let bare = rest.split(['/', '?', '#']).next().unwrap_or(rest);
             let tls = text.starts_with("https:") || text.starts_with("wss:");
@@ -50,6 +55,34 @@ impl FromStr for Address {
         };
         Ok(Self { host: host_of_address(host)?, port })
     }
+}
+
+/// Checks the path of a Unix socket.
+fn unix(path: &str) -> Result<(), InvalidValue> {
+    let wrong = |why: &str, help: String| {
+        Err(InvalidValue::new(format!("invalid Unix socket {}: {why}", quoted(path))).help(help))
+    };
+    // `unix://PATH` is how other programs write it.
+    let bare = path.trim_start_matches('/');
+    let folder = if path.contains('/') { "/" } else { "/run/" };
+    let help = format!("write \"unix:{folder}{bare}\"");
+    if path.starts_with("//") {
+        return wrong("it begins with several slashes", help);
+    }
+    if !path.starts_with('/') {
+        return wrong("the path is not absolute", help);
+    }
+    if path.ends_with('/') || path.split('/').any(|part| part == "..") {
+        return wrong("it is not the path of a socket", "write \"unix:/run/app.sock\"".to_owned());
+    }
+    if path.chars().any(|char| char.is_control() || char.is_whitespace()) {
+        return wrong("it contains whitespace", "use a path without whitespace".to_owned());
+    }
+    if path.len() > LONGEST_PATH {
+        let why = format!("it is longer than {LONGEST_PATH} bytes");
+        return wrong(&why, "use a shorter path".to_owned());
+    }
+    Ok(())
 }
 
 /// Whether a text is a list of addresses.
@@ -285,6 +318,11 @@ mod tests {
         assert_eq!(address("Node-1.Example.com:80").unwrap(), "node-1.example.com:80");
         assert_eq!(address("chat_node:80").unwrap(), "chat_node:80");
         assert_eq!(address("svc.cluster.local.:80").unwrap(), "svc.cluster.local.:80");
+        let socket: Address = "unix:/run/App.sock".parse().unwrap();
+        assert_eq!(socket.to_string(), "unix:/run/App.sock");
+        assert_eq!(socket.unix_path(), Some(std::path::Path::new("/run/App.sock")));
+        assert!(socket.literal().is_none() && !socket.has_name());
+        assert!(address(&format!("unix:/{}", "a".repeat(107))).is_err());
         let literal = "[::1]:3000".parse::<Address>().unwrap().literal().unwrap();
         assert_eq!(literal.to_string(), "[::1]:3000");
     }
@@ -312,6 +350,11 @@ mod tests {
             ("a..b:80", "two dots"),
             ("-a:80", "hyphen"),
             ("bücher.example:80", "punycode"),
+            ("unix:app.sock", "write \"unix:/run/app.sock\""),
+            ("unix:///run/app.sock", "write \"unix:/run/app.sock\""),
+            ("unix:/run/a b.sock", "without whitespace"),
+            ("unix:/run/../app.sock", "not the path of a socket"),
+            ("unix:/run/", "not the path of a socket"),
         ] {
             let message = address(text).unwrap_err().to_string();
             assert!(message.contains(part), "{text}: {message}");

@@ -12,7 +12,7 @@ use super::{
 };
 
 /// Longest path of a unix socket: Linux has 108 bytes for it, with the final NUL.
-const LONGEST_PATH: usize = 107;
+pub(super) const LONGEST_PATH: usize = 107;
 
 /// Reads an address for the metrics, or a table.
 pub(super) fn admin(value: &TomlValue<'_>, claims: &mut AddressClaims) -> Option<Admin> {
@@ -108,6 +108,11 @@ impl Admin {
     pub fn is_at(&self, address: SocketAddr) -> bool {
         let own = self.metrics.into_iter().chain(self.remote.as_ref().map(|remote| remote.address));
         own.into_iter().any(|own| reaches(own, address))
+    }
+
+    /// Whether a path is that of the API's socket, as configured.
+    pub fn is_at_path(&self, path: &Path) -> bool {
+        matches!(&self.socket, AdminSocket::At(own) if own == path)
     }
 }
 

@@ -118,6 +118,12 @@ impl<'a> Taken<'a> {
             return Err(InvalidValue::new(message)
                 .help("remove it: clients must not reach the admin endpoints through a pool"));
         }
+        if backend.address.unix_path().is_some_and(|path| self.own.admin.is_at_path(path)) {
+            let wrong = InvalidValue::new(format!("{} is the socket of `admin`", backend.address));
+            return Err(
+                wrong.help("remove it: clients must not reach the admin endpoints through a pool")
+            );
+        }
         if let Some(listener) = self.own.listeners.iter().find(|own| own.is_at(&backend.address)) {
             let name = quoted(&listener.name);
             let wrong =
@@ -166,6 +172,10 @@ fn inline<'t>(
     if count > MOST {
         value.fault(too_many());
     }
+    if !backends.is_empty() && backends.iter().all(|backend| backend.backup) {
+        let wrong = InvalidValue::new("every backend of this pool is a backup");
+        value.fault(wrong.help("remove `backup` from at least one of them"));
+    }
     backends
 }
 
@@ -179,7 +189,12 @@ fn one(value: &TomlValue<'_>) -> Option<BackendConfig> {
     match value.node.get_ref() {
         DeValue::String(_) => {
             let address: Address = value.parsed(str::parse)?;
-            Some(BackendConfig { name: value.string()?.to_owned(), address, weight: 1 })
+            Some(BackendConfig {
+                name: value.string()?.to_owned(),
+                address,
+                weight: 1,
+                backup: false,
+            })
         }
         DeValue::Table(_) => {
             let table = value.table(&schema::BACKEND, "a table")?;
@@ -206,10 +221,11 @@ fn described(table: &TomlTable<'_>) -> Option<BackendConfig> {
         Some(value) => value.parsed(|name| names::valid(name).map(|()| name.to_owned())),
         None => typed,
     };
-    Some(BackendConfig { name: name?, address: address?, weight })
+    let backup = table.boolean("backup", false);
+    Some(BackendConfig { name: name?, address: address?, weight, backup })
 }
 
-/// Reads a backend list: an address per line, followed by `name=…` and `weight=…`; `#` starts a comment.
+/// Reads a backend list: an address per line, followed by `name=…`, `weight=…` and `backup`; `#` starts a comment.
 fn listed(
     source: &SourceText<'_>,
     own: &OwnAddresses<'_>,
@@ -227,9 +243,12 @@ fn listed(
         }
         let parsed = address.text.parse::<Address>();
         let mut backend = match parsed {
-            Ok(parsed) => {
-                BackendConfig { name: address.text.to_owned(), address: parsed, weight: 1 }
-            }
+            Ok(parsed) => BackendConfig {
+                name: address.text.to_owned(),
+                address: parsed,
+                weight: 1,
+                backup: false,
+            },
             Err(wrong) => {
                 report(source.fault(&place(address), wrong));
                 continue;
@@ -265,7 +284,7 @@ fn foreign_line(words: &[Word<'_>]) -> Option<InvalidValue> {
     )
 }
 
-/// Applies one `key=value`. `given` has the keys of the line so far.
+/// Applies one `key=value`, or `backup`. `given` has the keys of the line so far.
 fn set<'l>(
     backend: &mut BackendConfig,
     word: &'l str,
@@ -273,8 +292,12 @@ fn set<'l>(
 ) -> Result<(), InvalidValue> {
     let unknown = || {
         InvalidValue::new(format!("unknown setting {}", quoted(word)))
-            .help("only `name=…` and `weight=…` can follow an address")
+            .help("only `name=…`, `weight=…` and `backup` can follow an address")
     };
+    if word == "backup" {
+        backend.backup = true;
+        return Ok(());
+    }
     let (key, value) = word.split_once('=').ok_or_else(unknown)?;
     match key {
         "name" => {

@@ -110,6 +110,13 @@ fn location(typed: &str) -> Result<Template, InvalidValue> {
     if typed.bytes().any(|byte| !byte.is_ascii_graphic()) {
         return Err(wrong().help("write other characters percent-encoded"));
     }
+    // The path of a request begins with a slash, and `//name` is a host.
+    if typed.starts_with("/{") {
+        let message = format!("the location {} could name another host", quoted(typed));
+        let help =
+            "begin it with a fixed part, such as `/new{path}` or `https://example.com{path}`";
+        return Err(InvalidValue::new(message).help(help));
+    }
     Template::parse(typed)
 }
 

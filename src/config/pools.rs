@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    Balance, PoolConfig, ProbeConfig, Reuse, RouteConfig, Sticky, Timeouts, backends, drain,
+    BackendConfig, Balance, PoolConfig, ProbeConfig, Reuse, RouteConfig, Sticky, Timeouts,
+    backends, drain,
     fault::InvalidValue,
     file::{TomlTable, TomlValue},
     health, names, path, proxy_out, reader, resilience, schema, sticky, tls,
@@ -28,7 +29,7 @@ pub(super) fn all(
         .filter_map(|(at, name, value)| {
             names::check(top.file(), &at, name);
             let table = value.table(&schema::POOL, "a table with `backends`")?;
-            let routed = routes.iter().any(|route| route.leads_to(name));
+            let routed = routes.iter().any(|route| route.uses(name));
             Some(pool(name, &table, own, routed))
         })
         .collect()
@@ -67,6 +68,14 @@ fn pool(
     resilience::read(table, &mut pool);
     let http = http_users(&pool, routed);
     pool.tls = table.value("tls").and_then(|value| tls::backend(&value, http));
+    let is_unix = |backend: &BackendConfig| backend.address.unix_path().is_some();
+    if pool.tls.as_ref().is_some_and(|tls| tls.name.is_none())
+        && let Some(backend) = pool.backends.iter().find(|backend| is_unix(backend))
+        && let Some(value) = table.value("tls")
+    {
+        let message = format!("`tls` needs a `name` for {}, which has no host", backend.address);
+        value.fault(InvalidValue::new(message).help("write `tls = { name = \"app.internal\" }`"));
+    }
     pool.proxy_protocol = table.value("proxy_protocol").and_then(|value| proxy_out::read(&value));
     if let Some(value) = table.value("long_polls") {
         pool.long_polls = long_polls(&value);

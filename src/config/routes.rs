@@ -3,13 +3,13 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{
-    HostPattern, ListenerConfig, RouteConditions, RouteConfig, RouteTo,
+    HostPattern, ListenerConfig, RouteConditions, RouteConfig, RouteTimeouts, RouteTo,
     address::host_pattern,
     conditions, error_pages,
     fault::{InvalidValue, quoted},
     file::{TomlTable, TomlValue},
     filters::{self, throttle},
-    path, schema, split,
+    path, reader, schema, split,
 };
 
 /// Reads every route, in file order. Without routes, everything goes to the only pool.
@@ -124,7 +124,7 @@ fn route(
         Some(value) => value.parsed(|typed| path::prefix(typed).map(|()| typed.to_owned())),
         None => Some("/".to_owned()),
     };
-    let target = target(&table, pool);
+    let target = target(&table, &pool);
     let listeners = match table.value("listeners") {
         Some(value) => value.strings(|typed| references.check(typed)),
         None => Vec::new(),
@@ -137,12 +137,16 @@ fn route(
         seen.add(value, (host, &path), (&listeners, &conditions));
     }
     let target = target?;
+    let timeouts = timeouts(&table, &target);
+    let mirror = table.value("mirror").and_then(|value| split::mirror(&value, &target, &pool));
     let route = |host| RouteConfig {
         host,
         path: path.clone(),
         conditions: conditions.clone(),
         target: target.clone(),
         listeners: listeners.clone(),
+        mirror: mirror.clone(),
+        timeouts: timeouts.clone(),
         error_pages: error_pages.clone(),
         filters: filters.clone(),
     };
@@ -155,6 +159,26 @@ fn route(
 fn share_limits(routes: &mut [RouteConfig]) {
     let name = routes.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
     routes.iter_mut().for_each(|route| throttle::in_route(&mut route.filters.limits, &name));
+}
+
+/// Reads `timeouts`, which need a pool.
+fn timeouts(table: &TomlTable<'_>, target: &RouteTo) -> RouteTimeouts {
+    let Some(value) = table.value("timeouts") else { return RouteTimeouts::default() };
+    if !matches!(target, RouteTo::Pool(_) | RouteTo::Split(_)) {
+        let wrong = InvalidValue::new("`timeouts` has no effect on a route without a pool");
+        value.fault(wrong.help("remove it"));
+    }
+    let wanted = "a table such as `{ response_header = \"5s\" }`";
+    let Some(table) = value.table(&schema::ROUTE_TIMEOUTS, wanted) else {
+        return RouteTimeouts::default();
+    };
+    let limit = |key| table.value(key).and_then(|value| value.duration(reader::SHORTEST));
+    RouteTimeouts {
+        response_header: limit("response_header"),
+        body_idle: limit("body_idle"),
+        stream_idle: limit("stream_idle"),
+        tunnel_idle: limit("tunnel_idle"),
+    }
 }
 
 /// What answers the requests: exactly one of a pool, a split, a redirect, a fixed response and files.

@@ -173,6 +173,8 @@ pub static SECTIONS: &[&Section] = &[
     &MATCH_TEXT,
     &MATCH_CERTIFICATE,
     &SPLIT,
+    &MIRROR,
+    &ROUTE_TIMEOUTS,
     &REDIRECT,
     &RESPOND,
     &FILES,

@@ -33,13 +33,11 @@ pub(crate) fn url_without_secrets(url: &str) -> String {
 pub(super) fn dns(table: &TomlTable<'_>, named: &TomlValue<'_>) -> Option<BackendSource> {
     let typed: Option<Address> = named.parsed(|text| {
         let address: Address = text.parse()?;
-        match address.literal() {
-            Some(_) => {
-                Err(InvalidValue::new(format!("{} is an address, not a name", quoted(text)))
-                    .help(format!("write `backends = [\"{address}\"]`")))
-            }
-            None => Ok(address),
+        if !address.has_name() {
+            let wrong = InvalidValue::new(format!("{} is an address, not a name", quoted(text)));
+            return Err(wrong.help(format!("write `backends = [\"{address}\"]`")));
         }
+        Ok(address)
     });
     let terms = terms(table);
     typed.map(|Address { host, port }| BackendSource::Dns(Dns { name: host, port, ..terms }))

@@ -1,6 +1,11 @@
-//! `split` of a route: several pools by weight.
+//! `split` of a route, several pools by weight, and `mirror`, a pool that gets copies.
 
-use super::{SplitPool, conditions, fault::InvalidValue, file::TomlValue, schema};
+use super::{
+    MirrorConfig, RouteTo, SplitPool, conditions,
+    fault::{InvalidValue, quoted},
+    file::TomlValue,
+    schema,
+};
 
 /// Largest weight.
 const HEAVIEST: u32 = 65_535;
@@ -59,5 +64,48 @@ fn part(
         weight: weight?,
         headers: texts("header").unwrap_or_default(),
         cookies: texts("cookie").unwrap_or_default(),
+    })
+}
+
+/// Largest body of a copied request.
+const LARGEST_COPY: usize = 1 << 20;
+
+/// Reads the name of a pool, or a table with it. The route must send its requests to other pools.
+pub(super) fn mirror(
+    value: &TomlValue<'_>,
+    target: &RouteTo,
+    pool: impl Fn(&TomlValue<'_>) -> Option<String>,
+) -> Option<MirrorConfig> {
+    let own: Vec<&str> = match target {
+        RouteTo::Pool(pool) => vec![pool],
+        RouteTo::Split(parts) => parts.iter().map(|part| part.pool.as_str()).collect(),
+        _ => {
+            let wrong = InvalidValue::new("`mirror` has no effect on a route without a pool");
+            value.fault(wrong.help("remove it"));
+            return None;
+        }
+    };
+    let other = |value: &TomlValue<'_>| {
+        let name = pool(value)?;
+        if own.contains(&name.as_str()) {
+            let message = format!("the route sends its requests to {} already", quoted(&name));
+            value.fault(InvalidValue::new(message).help("write another pool"));
+        }
+        Some(name)
+    };
+    let default = |pool| MirrorConfig { pool, share: 100, max_body: 64 << 10, max_in_flight: 64 };
+    if value.node.get_ref().is_str() {
+        return other(value).map(default);
+    }
+    let wanted = "the name of a pool, or a table such as `{ pool = \"next\", share = \"10%\" }`";
+    let table = value.table(&schema::MIRROR, wanted)?;
+    let pool = table.need("pool", "`pool = \"NAME\"`").and_then(|value| other(&value));
+    let default = default(String::new());
+    let max_body = table.value("max_body").and_then(|value| value.size(0..=LARGEST_COPY));
+    Some(MirrorConfig {
+        share: table.percent("share", 1, default.share),
+        max_body: max_body.unwrap_or(default.max_body),
+        max_in_flight: table.integer("max_in_flight", 1..=10_000, default.max_in_flight),
+        pool: pool?,
     })
 }

@@ -17,6 +17,7 @@ mod sticky;
 mod throttle;
 mod tls;
 
+pub(super) use self::pool::UNIX;
 pub use self::{
     admin::{Admin, AdminRemote, AdminSocket},
     auth::{
@@ -38,7 +39,7 @@ pub use self::{
     process::{
         AccessLogConfig, DrainConfig, Forwarded, ProcessLimits, Reload, SharedKeys, Upgrade,
     },
-    route::{HostPattern, RouteConfig, RouteTo, SplitPool},
+    route::{HostPattern, MirrorConfig, RouteConfig, RouteTimeouts, RouteTo, SplitPool},
     sticky::{Cookie, SameSite, SessionsConfig, SetOn, Sticky},
     throttle::{Counted, LimitConfig, LimitFields, LimitKey, MessagesConfig, Quota},
     tls::{

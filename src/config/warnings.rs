@@ -204,7 +204,7 @@ fn covers(names: &[String], host: &HostPattern) -> bool {
 fn pool(found: &mut WarningCollector<'_>, pool: &PoolConfig) {
     let path = format!("pools.{}", pool.name);
     let config = found.config;
-    let is_used = config.routes.iter().any(|route| route.leads_to(&pool.name))
+    let is_used = config.routes.iter().any(|route| route.uses(&pool.name))
         || config.listeners.iter().any(|listener| {
             let named = listener.pool.as_ref() == Some(&pool.name);
             named || listener.passthrough.iter().any(|rule| rule.pool == pool.name)

@@ -180,6 +180,12 @@ fn followed(
             explanation.steps.push(format!("The route {route} rewrites the path to {path}."));
         }
     }
+    if let Some(mirror) = rule.mirror.as_ref().filter(|_| engine.is_none() && !arrived.upgrade) {
+        let (share, pool) = (mirror.share, mirror.pool.upstream.name());
+        explanation.steps.push(format!(
+            "{share} % of such requests are also sent to pool {pool}, except long polls and those with large bodies."
+        ));
+    }
     match &rule.action {
         RouteAction::Pool(pool) => {
             let name = pool.upstream.name();
@@ -501,6 +507,14 @@ fn accepts_new(pool: &PoolSnapshot) -> bool {
 
 /// Describes the backends that get no new sessions because of their health.
 fn unhealthy(pool: &PoolSnapshot, explanation: &mut Explanation) {
+    let backups = pool.upstream.backends().iter().filter(|backend| backend.is_backup());
+    for backend in backups.take(MOST_NAMED) {
+        let name = backend.name();
+        explanation.steps.push(match backend.is_standby() {
+            true => format!("Backend {name} is a backup, which is not needed now."),
+            false => format!("Backend {name} is a backup, and no other backend is available."),
+        });
+    }
     let backends = pool.upstream.backends().iter();
     let unhealthy = backends.filter(|backend| !backend.is_up() || backend.is_ejected());
     for backend in unhealthy.take(MOST_NAMED) {

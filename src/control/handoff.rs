@@ -272,8 +272,12 @@ impl ControlTask {
             let BackendIdentity { pool, name, host, port } = &record.identity;
             let pool = config.pools.iter().find(|known| known.name == *pool)?;
             let address = Address { host: host.clone(), port: *port };
-            let backend_config =
-                config::BackendConfig { name: name.clone(), address, weight: record.weight };
+            let backend_config = config::BackendConfig {
+                name: name.clone(),
+                address,
+                weight: record.weight,
+                backup: false,
+            };
             let backend = Backend::new(&pool.name, &backend_config, &pool.reuse);
             let literal = backend_config.address.literal().map(|address| vec![address]);
             let mut addresses = literal.unwrap_or_else(|| record.addresses.clone());

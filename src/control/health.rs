@@ -142,7 +142,10 @@ async fn probe(
         backend,
         connector,
         connect_timeout: config.timeout,
-        host: host.clone().unwrap_or_else(|| backend.address().to_string()),
+        host: host.clone().unwrap_or_else(|| match backend.address().unix_path() {
+            Some(_) => "localhost".to_owned(),
+            None => backend.address().to_string(),
+        }),
     };
     match &config.probe {
         ProbeConfig::Off => Ok(()),

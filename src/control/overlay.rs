@@ -147,6 +147,9 @@ impl Overlay {
             let wrong = format!("{address} is an address of `admin`");
             return Err(CommandError::Invalid(wrong));
         }
+        if address.unix_path().is_some_and(|path| config.admin.is_at_path(path)) {
+            return Err(CommandError::Invalid(format!("{address} is the socket of `admin`")));
+        }
         if let Some(listener) = config.listeners.iter().find(|own| own.is_at(&address)) {
             let wrong = format!("{address} is an address of listener {}", listener.name);
             return Err(CommandError::Invalid(wrong));
@@ -154,7 +157,8 @@ impl Overlay {
         let name = new.name.clone().unwrap_or_else(|| new.address.clone());
         valid_name(&name).map_err(invalid)?;
         let weight = check_weight(new.weight.unwrap_or(1))?;
-        let new = BackendConfig { name, address, weight };
+        let backup = new.backup;
+        let new = BackendConfig { name, address, weight, backup };
         if let Some(known) = pool.backends.iter().find(|known| collides(known, &new)) {
             let (pool, known, address) = (&pool.name, &known.name, &known.address);
             return Err(CommandError::Conflict(format!(

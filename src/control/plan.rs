@@ -103,6 +103,7 @@ impl ControlTask {
                     name: backend.name().to_owned(),
                     address: backend.address().clone(),
                     weight: backend.weight(),
+                    backup: backend.is_backup(),
                 },
                 held: self.held(backend),
                 drain: self.drain_config(backend)?,

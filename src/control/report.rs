@@ -147,6 +147,7 @@ impl ControlTask {
             origin: self.overlay.origin(backend.pool(), backend.name(), backend.address()),
             state: self.condition(backend),
             weight: backend.weight(),
+            backup: backend.is_backup(),
             ramp: backend.ramp(),
             sessions,
             tunnels,
@@ -174,6 +175,7 @@ impl ControlTask {
             Lifecycle::Draining => BackendCondition::Draining,
             Lifecycle::Serving if !backend.is_up() => BackendCondition::Down,
             Lifecycle::Serving if backend.is_ejected() => BackendCondition::Ejected,
+            Lifecycle::Serving if backend.is_standby() => BackendCondition::Standby,
             Lifecycle::Serving if backend.ramp() < 1.0 => BackendCondition::SlowStart,
             Lifecycle::Serving => BackendCondition::Up,
         }

@@ -32,7 +32,7 @@ impl ResolvedNames {
     /// Looks up the names among these addresses, for at most three seconds.
     pub(super) async fn look_up(addresses: impl IntoIterator<Item = Address>) -> Self {
         let mut lookups = JoinSet::new();
-        let names = addresses.into_iter().filter(|address| address.literal().is_none());
+        let names = addresses.into_iter().filter(Address::has_name);
         for address in names.collect::<HashSet<_>>() {
             lookups.spawn(async move {
                 let found = look_up(&address).await;
@@ -112,7 +112,7 @@ impl NameResolver {
                     self.detect_loop(backend, &[address]);
                     backend.set_addresses(self.allowed(backend, vec![address]));
                 }
-                (None, _) if !backend.addresses().is_empty() => {}
+                (None, _) if !address.has_name() || !backend.addresses().is_empty() => {}
                 (None, Some(found)) => self.record(backend, found.clone()),
                 (None, None) => _ = tokio::spawn(Arc::clone(self).look_up(Arc::clone(backend))),
             }
@@ -126,6 +126,7 @@ impl NameResolver {
             match backend.address().literal() {
                 // A reload may have added a listener at this address.
                 Some(address) => self.detect_loop(backend, &[address]),
+                None if !backend.address().has_name() => {}
                 None => _ = tokio::spawn(Arc::clone(self).look_up(Arc::clone(backend))),
             }
         }

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     config::{
         AddressRules, CompressConfig, CorsConfig, FilterConfig, HeaderEdits, MaintenanceConfig,
-        MessagesConfig, RewriteConfig,
+        MessagesConfig, RewriteConfig, Timeouts,
     },
     error::{FailureKind, Phase, ProxyError, Side},
     tunnel::MessageLimits,
@@ -135,6 +135,8 @@ impl From<Box<Interception>> for FilterStop {
 /// What is done with a response.
 #[derive(Debug, Default)]
 pub(crate) struct ResponseFilters {
+    /// Time limits of the route; `None`: those of the pool.
+    pub(crate) timeouts: Option<Arc<Timeouts>>,
     edits: Option<RenderedEdits>,
     cors: Option<CorsGrant>,
     compression: Option<Compression>,

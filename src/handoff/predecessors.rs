@@ -120,7 +120,8 @@ mod tests {
 
     fn backend(name: &str) -> std::sync::Arc<Backend> {
         let address = config::Address { host: "127.0.0.1".to_owned(), port: 80 };
-        let known = config::BackendConfig { name: name.to_owned(), address, weight: 1 };
+        let known =
+            config::BackendConfig { name: name.to_owned(), address, weight: 1, backup: false };
         Backend::new("chat", &known, &config::Reuse::default())
     }
 

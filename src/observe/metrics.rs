@@ -71,6 +71,12 @@ pub struct Metrics {
     pub memory_followed: Counter,
     /// New sessions for which recent sessions on several backends match.
     pub memory_ambiguous: Counter,
+    /// Copies of requests for another pool that got a response.
+    pub mirror_sent: Counter,
+    /// Copies of requests without a response.
+    pub mirror_failed: Counter,
+    /// Requests that were not copied because of a limit.
+    pub mirror_skipped: Counter,
     /// Certificates ordered by ACME.
     pub acme_ok: Counter,
     /// ACME orders that failed.
@@ -97,6 +103,11 @@ impl Metrics {
             &mut registry,
             metric::MEMORY,
             "New sessions without a cookie whose client had a recent session",
+        );
+        let copies = by_result(
+            &mut registry,
+            metric::MIRROR,
+            "Copies of requests for other pools, and requests that a limit has left out",
         );
         let orders =
             by_result(&mut registry, metric::ACME_ORDERS, "ACME certificate orders, by result");
@@ -143,6 +154,9 @@ impl Metrics {
             admission_refused: waits("refused"),
             memory_followed: recalls("followed"),
             memory_ambiguous: recalls("ambiguous"),
+            mirror_sent: copies("sent"),
+            mirror_failed: copies("failed"),
+            mirror_skipped: copies("skipped"),
             acme_ok: orders("ok"),
             acme_failed: orders("failed"),
             registry,

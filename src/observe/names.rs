@@ -385,6 +385,8 @@ pub mod metric {
     pub const EJECTIONS: &str = "ejections";
     /// New sessions that waited for admission or were refused it, by result.
     pub const ADMISSION: &str = "admission";
+    /// Copies of requests for other pools, by result.
+    pub const MIRROR: &str = "mirror";
     /// New sessions without a cookie whose client had a recent session, by result.
     pub const MEMORY: &str = "memory";
     /// ACME certificate orders, by result.

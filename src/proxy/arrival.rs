@@ -25,6 +25,7 @@ use super::{
     waiting::PausedArrival,
 };
 use crate::{
+    config::Timeouts,
     error::{FailureKind, Phase, ProxyError, Side},
     gateway::{FilteredRequest, ResponseFilters},
     net::proxy_protocol::ConnectionOrigin,
@@ -223,9 +224,23 @@ fn fail_on_request(request: &RequestHead) {
 }
 
 impl RequestState<'_> {
+    /// The time limits of the request.
+    pub(super) fn timeouts(&self) -> &Timeouts {
+        let own = self.response.as_ref().and_then(|response| response.timeouts.as_deref());
+        own.unwrap_or(&self.pool.config().timeouts)
+    }
+
+    /// Uses the time limits of a route.
+    pub(super) fn limit_to(&mut self, timeouts: &Arc<Timeouts>) {
+        self.response.get_or_insert_default().timeouts = Some(Arc::clone(timeouts));
+    }
+
     /// Continues in another pool of the split.
     pub(super) fn use_share(&mut self, share: &PoolShare) {
         self.pool = Arc::clone(&share.pool);
+        if let Some(timeouts) = &share.timeouts {
+            self.limit_to(timeouts);
+        }
         self.scope.record().route_label = Some(Arc::clone(&share.route_label));
     }
 
@@ -270,7 +285,12 @@ impl RequestState<'_> {
     /// Client address to announce to the pool's backends in a PROXY header, or `Local` for shared
     /// connections.
     pub(super) fn connection_origin(&self, id: &str) -> ConnectionOrigin {
-        if self.pool.connector().is_shared() {
+        self.origin_for(&self.pool, id)
+    }
+
+    /// Client address to announce to the backends of a pool.
+    pub(super) fn origin_for(&self, pool: &PoolSnapshot, id: &str) -> ConnectionOrigin {
+        if pool.connector().is_shared() {
             return ConnectionOrigin::Local;
         }
         let info = self.info;

@@ -88,7 +88,7 @@ impl RequestAttempt<'_, '_> {
     ) -> impl Future<Output = Result<AttemptOutcome, ProxyError>> + Send {
         async move {
             self.bound = false;
-            let header = self.config().timeouts.response_header;
+            let header = self.state.timeouts().response_header;
             let header = if self.is_poll() { header.max(UNKNOWN_POLL) } else { header };
             loop {
                 if plan.is_balanced() {
@@ -173,15 +173,15 @@ impl RequestAttempt<'_, '_> {
             self.track_client(backend);
             self.state.scope.record().backend = Some(Arc::clone(backend.label()));
             self.state.scope.enter(Phase::ResponseHeader);
-            let config = self.state.pool.config();
+            let timeouts = self.state.timeouts();
             let options = SendOptions {
                 backend,
-                connector: self.state.pool.connector(),
+                pool: &self.state.pool,
                 from: self.from,
-                config,
+                timeouts,
                 began: Instant::now(),
                 header: match self.state.long_poll {
-                    true => config.timeouts.stream_idle,
+                    true => timeouts.stream_idle,
                     false => Some(header),
                 },
                 upgrade: self.state.upgrade,
@@ -191,7 +191,10 @@ impl RequestAttempt<'_, '_> {
             };
             let upload = self.outgoing.upload(options.began);
             let mut outcome = send_request(&options, &self.state.method, upload, self.client).await;
-            self.record_outcome(backend, &mut outcome);
+            let early = matches!(&outcome, Err(failure) if self.is_early(header, &failure.error));
+            if !early {
+                self.record_outcome(backend, &mut outcome);
+            }
             match &outcome {
                 Ok(answer) => {
                     backend.record_response(answer.at.into_std());
@@ -201,9 +204,25 @@ impl RequestAttempt<'_, '_> {
                         record.connect_took(time);
                     }
                 }
+                Err(_) if early => {}
                 Err(failure) => self.report_failure(backend, failure),
             }
             outcome
+        }
+    }
+
+    /// Whether the backend missed a limit of the route that is shorter than that of the pool, which says nothing about its
+    /// health.
+    fn is_early(&self, header: Duration, error: &ProxyError) -> bool {
+        let limits = &self.config().timeouts;
+        match (error.side, error.phase, error.kind) {
+            (Side::Backend, Phase::ResponseHeader, FailureKind::TimedOut) => {
+                header < limits.response_header
+            }
+            (Side::Backend, Phase::RequestBody, FailureKind::TimedOut) => {
+                self.state.timeouts().body_idle < limits.body_idle
+            }
+            _ => false,
         }
     }
 

@@ -2,14 +2,16 @@
 
 use std::{future::poll_fn, mem, pin::pin, sync::Arc, task::Poll, time::Duration};
 
+use moorline_http::ResponseHead;
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
-    config::PoolConfig,
+    config::{PoolConfig, Timeouts},
     error::ProxyError,
     net::{proxy_protocol::ConnectionOrigin, stream::BackendStream},
     observe::Metrics,
     shared,
+    snapshot::PoolSnapshot,
     upstream::{
         ANY_AGE, Acquired, Backend, BackendConnector, ConnectionGuard, KeptConnection, Permit,
         RequestGuard, reach,
@@ -24,11 +26,12 @@ pub(super) const YOUNG: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct SendOptions<'a> {
     pub(super) backend: &'a Arc<Backend>,
-    /// How to connect, and for which client.
-    pub(super) connector: &'a BackendConnector,
+    /// How to connect, with the limits of the pool.
+    pub(super) pool: &'a PoolSnapshot,
+    /// For which client.
     pub(super) from: &'a ConnectionOrigin,
-    /// Limits of the pool.
-    pub(super) config: &'a PoolConfig,
+    /// Time limits of the route, or those of the pool.
+    pub(super) timeouts: &'a Timeouts,
     /// When the try began.
     pub(super) began: Instant,
     /// Deadline for the header of the response, from the end of the request; `None`: no limit.
@@ -43,15 +46,24 @@ pub(super) struct SendOptions<'a> {
     pub(super) bound: bool,
 }
 
-impl SendOptions<'_> {
+impl<'a> SendOptions<'a> {
+    /// Configuration of the pool.
+    pub(super) fn config(&self) -> &'a PoolConfig {
+        self.pool.config()
+    }
+
+    fn connector(&self) -> &'a BackendConnector {
+        self.pool.connector()
+    }
+
     /// Whether the request needs a new connection.
     fn needs_own_connection(&self) -> bool {
-        self.upgrade || self.fresh || !self.connector.is_shared()
+        self.upgrade || self.fresh || !self.connector().is_shared()
     }
 
     /// Deadline for a connection that a request waits for from now on.
     pub(super) fn until(&self) -> Instant {
-        Instant::now() + self.config.timeouts.connect
+        Instant::now() + self.config().timeouts.connect
     }
 
     /// Maximum idle time of a kept connection for this request.
@@ -138,7 +150,7 @@ pub(super) fn take_kept(options: &SendOptions<'_>) -> Option<Box<KeptConnection>
     let idle = options.backend.idle();
     loop {
         let connection = idle.take::<KeptConnection>(options.oldest())?;
-        if connection.connector == options.connector.serial() {
+        if connection.connector == options.connector().serial() {
             return Some(connection);
         }
     }
@@ -162,7 +174,7 @@ pub(super) async fn acquire(
             match acquired {
                 Acquired::Idle(connection)
                     if options.needs_own_connection()
-                        || connection.connector != options.connector.serial() => {}
+                        || connection.connector != options.connector().serial() => {}
                 acquired => return acquired,
             }
         }
@@ -186,9 +198,10 @@ pub(super) async fn open(
 ) -> Result<Box<KeptConnection>, ProxyError> {
     options.backend.make_room();
     let epoch = options.backend.idle().epoch();
-    let SendOptions { backend, connector, from, config, .. } = options;
-    let stream = reach::connect(connector, backend, from, config.timeouts.connect).await?;
-    Ok(Box::new(KeptConnection::new(stream, options.connector.serial(), epoch, permit)))
+    let SendOptions { backend, from, .. } = options;
+    let deadline = options.config().timeouts.connect;
+    let stream = reach::connect(options.connector(), backend, from, deadline).await?;
+    Ok(Box::new(KeptConnection::new(stream, options.connector().serial(), epoch, permit)))
 }
 
 impl Lease {
@@ -205,6 +218,21 @@ impl Lease {
     /// The connection.
     pub(super) fn connection(&mut self) -> &mut KeptConnection {
         &mut self.connection
+    }
+
+    /// Decides how long the connection may be kept after this response.
+    pub(super) fn keep_for(&mut self, options: &SendOptions<'_>, head: &ResponseHead) {
+        let limit = head.keep_alive_timeout();
+        self.connection.limit = limit;
+        // One second before the backend closes: the request must not cross the FIN.
+        let peer = limit.map(|limit| limit.saturating_sub(Duration::from_secs(1)));
+        let most = options.config().reuse.idle_timeout;
+        let keep = peer.map_or(most, |peer| peer.min(most));
+        let is_kept = !head.closes()
+            && !options.upgrade
+            && options.connector().is_shared()
+            && !keep.is_zero();
+        self.keep = is_kept.then_some(keep);
     }
 
     /// The response has begun: its end is counted.

@@ -206,15 +206,7 @@ fn answered(
         let error = ProxyError::new(Side::Backend, Phase::ResponseHeader, FailureKind::BadUpgrade);
         return Err(SendError::now(error));
     }
-    let limit = head.keep_alive_timeout();
-    lease.connection().limit = limit;
-    // One second before the backend closes: the request must not cross the FIN.
-    let peer = limit.map(|limit| limit.saturating_sub(Duration::from_secs(1)));
-    let most = options.config.reuse.idle_timeout;
-    let keep = peer.map_or(most, |peer| peer.min(most));
-    let is_kept =
-        !head.closes() && !options.upgrade && options.connector.is_shared() && !keep.is_zero();
-    lease.keep = is_kept.then_some(keep);
+    lease.keep_for(options, &head);
     lease.responds();
     Ok(BackendResponse { head, input, lease, connected, at: Instant::now() })
 }
@@ -297,7 +289,7 @@ impl<'e, 'a> Exchange<'e, 'a> {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Option<ResponseHead>, ProxyError>> {
-        let HeaderLimits { size, fields } = self.sending.options.config.response_header;
+        let HeaderLimits { size, fields } = self.sending.options.config().response_header;
         let limits = HeadLimits { size, fields };
         loop {
             match self.parser.parse(&mut self.input, limits, self.sending.method) {
@@ -341,7 +333,7 @@ impl<'e, 'a> Exchange<'e, 'a> {
         let limit = if over {
             self.sending.options.header
         } else {
-            Some(self.sending.options.config.timeouts.body_idle)
+            Some(self.sending.options.timeouts.body_idle)
         };
         let until = limit.map(|limit| last + limit);
         let gate = self.sending.upload.gate();

@@ -207,7 +207,7 @@ impl<'p> Arrival<'p> {
             state.session_closed(backend);
         }
         state.scope.enter(Phase::ResponseBody);
-        let timeouts = &state.pool.config().timeouts;
+        let timeouts = state.timeouts();
         let pause = match state.long_poll || session_detect::is_event_stream(head) {
             true => timeouts.stream_idle,
             false => Some(timeouts.body_idle),
@@ -300,7 +300,7 @@ impl RequestState<'_> {
         detection: OpenDetection,
     ) -> Result<(), ProxyError> {
         let answer = &mut reached.answer;
-        let pause = self.pool.config().timeouts.body_idle;
+        let pause = self.timeouts().body_idle;
         let inspected =
             inspect(answer, client, pause, |_, body, complete| detection.decide(body, complete));
         let opened = match inspected.await {

@@ -15,6 +15,7 @@ use super::{
     forwarding::{ForwardedClaims, ForwardingContext, RequestId},
     local_reply::{DeferredReply, ReplySource},
     long_poll,
+    mirror::MirrorCopy,
     outgoing::Outgoing,
     reply::{self, OwnReply, ReplyContext},
     split::{self, OpenShares},
@@ -295,6 +296,14 @@ impl<'a> OpenedRequest<'a> {
         let info = self.info;
         let mut state = self.into_state((&request, traits), sender, (host, upgrade), target);
         state.response = response;
+        match &target.1.action {
+            RouteAction::Split(split) => {
+                if let Some(share) = split.share_of(target.0) {
+                    state.use_share(share);
+                }
+            }
+            _ => target.1.timeouts.iter().for_each(|timeouts| state.limit_to(timeouts)),
+        }
         let mut destination = state.decide();
         if let (RouteAction::Split(split), Destination::Search(_, others)) =
             (&target.1.action, &mut destination)
@@ -324,10 +333,13 @@ impl<'a> OpenedRequest<'a> {
         if let Some(host) = other_host {
             request.head.set(FieldId::Host, host.as_bytes());
         }
+        let copy = |target| MirrorCopy::of(target, &request, &state, sender.id.as_str());
+        let mirror = target.1.mirror.as_ref().and_then(copy);
         let from = state.connection_origin(sender.id.as_str());
         state.pool.upstream.note_request();
         let scan = state.close_scan();
-        let outgoing = Outgoing::new(request, state.upgrade, scan).limited_to(max_body);
+        let outgoing = Outgoing::new(request, state.upgrade, scan);
+        let outgoing = outgoing.limited_to(max_body).copied_to(mirror);
         Arrival { state, outgoing, destination, from, accept }
     }
 
@@ -385,9 +397,6 @@ impl<'a> OpenedRequest<'a> {
         (pool, rule): (&Arc<PoolSnapshot>, &RouteTarget),
     ) -> RequestState<'a> {
         self.use_route(rule);
-        if let RouteAction::Split(_) = rule.action {
-            self.scope.record().route_label = Some(Arc::clone(rule.label_for(pool)));
-        }
         let client_key = affinity::client_key(
             &self.proxy.memory,
             pool,

@@ -16,7 +16,8 @@ use tokio::{
 
 use super::{
     client::ClientSide,
-    upload::{BodyWatch, Upload, body_failure, body_fault},
+    mirror::MirrorCopy,
+    upload::{UploadCopy, BodyWatch, Upload, body_failure, body_fault},
 };
 use crate::{
     error::{FailureKind, Phase, ProxyError, Side},
@@ -56,8 +57,8 @@ pub(super) struct Outgoing {
 /// How far the request is.
 #[derive(Debug)]
 enum Stage {
-    /// Not sent yet.
-    Prepared(RequestHead),
+    /// Not sent yet; perhaps with a copy for another pool, which waits for the body.
+    Prepared(RequestHead, Option<Box<MirrorCopy>>),
     /// The current try, or the last one.
     Sending(Upload),
     /// Between two tries: the next one is made from what [`Resend`] holds.
@@ -97,7 +98,7 @@ impl Outgoing {
         Self {
             idempotent: request.method.is_idempotent(),
             expects: request.expects_continue(),
-            stage: Stage::Prepared(request),
+            stage: Stage::Prepared(request, None),
             again: Resend::No,
             body,
             upgrade,
@@ -113,6 +114,14 @@ impl Outgoing {
     /// Limits the size of the body; `None`: unlimited.
     pub(super) fn limited_to(mut self, most: Option<u64>) -> Self {
         self.most = most.unwrap_or(u64::MAX);
+        self
+    }
+
+    /// Completes a copy of the request with its body.
+    pub(super) fn copied_to(mut self, mirror: Option<Box<MirrorCopy>>) -> Self {
+        if let Stage::Prepared(_, place) = &mut self.stage {
+            *place = mirror;
+        }
         self
     }
 
@@ -156,8 +165,10 @@ impl Outgoing {
         if matches!(self.body, BodySource::Taken) {
             let Stage::Sending(upload) = &mut self.stage else { return false };
             let closes = upload.closes_session();
-            let copy = if upload.has_read_all() { upload.watch.copy.take() } else { None };
-            let Some(copy) = copy else { return false };
+            if !upload.has_read_all() {
+                return false;
+            }
+            let UploadCopy::Resend(copy) = mem::take(&mut upload.watch.copy) else { return false };
             self.stage = Stage::Again;
             (self.buffered, self.closes) = (copy.len() as u64, closes);
             self.body = BodySource::Buffered(copy.into());
@@ -176,7 +187,7 @@ impl Outgoing {
                 upload.restart(now);
                 upload
             }
-            Stage::Prepared(_) | Stage::Again => unreachable!("an upload has begun"),
+            Stage::Prepared(..) | Stage::Again => unreachable!("an upload has begun"),
         }
     }
 
@@ -184,14 +195,14 @@ impl Outgoing {
     pub(super) fn current(&mut self) -> Option<&mut Upload> {
         match &mut self.stage {
             Stage::Sending(upload) => Some(upload),
-            Stage::Prepared(_) | Stage::Again => None,
+            Stage::Prepared(..) | Stage::Again => None,
         }
     }
 
     fn last(&self) -> Option<&Upload> {
         match &self.stage {
             Stage::Sending(upload) => Some(upload),
-            Stage::Prepared(_) | Stage::Again => None,
+            Stage::Prepared(..) | Stage::Again => None,
         }
     }
 
@@ -202,6 +213,13 @@ impl Outgoing {
             BodySource::Taken => (BodyLength::Exactly(0), false),
         };
         let copies = self.copies && streamed;
+        let copy = match &mut self.stage {
+            Stage::Prepared(_, mirror) if mirror.is_some() => {
+                mirror.take().map(UploadCopy::Mirror).unwrap_or_default()
+            }
+            _ if copies => UploadCopy::Resend(Vec::new()),
+            _ => UploadCopy::None,
+        };
         let mut first = self.write_head(length, streamed && !copies);
         match &self.body {
             BodySource::Buffered(bytes) => first.push(bytes),
@@ -209,7 +227,7 @@ impl Outgoing {
             BodySource::Taken => {}
         }
         let scan = self.scan.filter(|_| streamed);
-        let watch = BodyWatch { scan, copy: copies.then(Vec::new), most: self.most };
+        let watch = BodyWatch { scan, copy, most: self.most };
         let rest = if streamed { length } else { BodyLength::Exactly(0) };
         Upload::new(first, rest, watch, (self.expects && streamed, now))
     }
@@ -218,7 +236,7 @@ impl Outgoing {
     fn write_head(&mut self, length: BodyLength, last: bool) -> Buffer {
         let stage = mem::replace(&mut self.stage, Stage::Again);
         let request = match (stage, mem::replace(&mut self.again, Resend::No)) {
-            (Stage::Prepared(request), _) => request,
+            (Stage::Prepared(request, _), _) => request,
             (_, Resend::Head(request)) => *request,
             (_, Resend::Written(bytes)) => {
                 let first = Buffer::of(&bytes);
@@ -271,7 +289,7 @@ impl Outgoing {
         self.body = BodySource::Buffered(reader.bytes.into());
         // The length is known now; the chunk sizes of the client need not be preserved.
         self.expects = false;
-        if let Stage::Prepared(request) = &mut self.stage {
+        if let Stage::Prepared(request, _) = &mut self.stage {
             request.head.remove(FieldId::Expect);
             if length == BodyLength::Chunked && self.buffered == 0 {
                 request.head.set(FieldId::ContentLength, "0");

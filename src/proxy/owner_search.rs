@@ -92,11 +92,11 @@ impl RequestAttempt<'_, '_> {
         &mut self,
         first: Option<Arc<Backend>>,
     ) -> Result<SearchResult, ProxyError> {
-        let pause = self.config().timeouts.body_idle;
+        let pause = self.state.timeouts().body_idle;
         self.outgoing.buffer(self.client, pause, &self.state.proxy.search_memory).await?;
         // Clients can invent sids: requests of known sessions must not queue behind such requests.
         self.bound = false;
-        let header = self.config().timeouts.response_header;
+        let header = self.state.timeouts().response_header;
         let header = if self.is_poll() { header.max(UNKNOWN_POLL) } else { header };
         let mut missing = SearchResult { found: false, answered: None, no_answer: None };
         for backend in candidates(&self.state.pool, first.as_ref(), self.sid().unwrap_or_default())
@@ -137,7 +137,7 @@ impl RequestAttempt<'_, '_> {
         if !is_perhaps_unknown(answer) {
             return Ok(false);
         }
-        let pause = self.config().timeouts.body_idle;
+        let pause = self.state.timeouts().body_idle;
         let inspected =
             inspect(
                 answer,

@@ -74,7 +74,7 @@ impl RequestAttempt<'_, '_> {
         async move {
             self.set_chosen_by(ChosenBy::Sid);
             self.bound = true;
-            let header = self.config().timeouts.response_header.max(lifetime + POLL_SLACK);
+            let header = self.state.timeouts().response_header.max(lifetime + POLL_SLACK);
             if self.state.engine.as_ref().is_some_and(|engine| engine.polling) {
                 self.outgoing.keep_copy();
             }

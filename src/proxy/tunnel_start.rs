@@ -84,7 +84,7 @@ pub(super) async fn tunnel(
         identities.enter(&identity.bound, ticket.closer(), identity.close_code)
     });
     state.scope.keep_identity(listed);
-    let timeouts = &pool.config().timeouts;
+    let timeouts = state.timeouts();
     let options = TunnelOptions {
         idle: timeouts.tunnel_idle,
         half_closed: timeouts.half_closed,

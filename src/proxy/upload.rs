@@ -5,7 +5,7 @@
 //! upload, and reading the response decides.
 
 use std::{
-    io,
+    io, mem,
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
@@ -14,7 +14,7 @@ use std::{
 use moorline_http::{BodyFault, BodyForm, BodyLength, BodyRelay, Buffer, RelayError};
 use tokio::{io::AsyncWrite, time::Instant};
 
-use super::{client::ClientSide, forwarding};
+use super::{client::ClientSide, forwarding, mirror::MirrorCopy};
 use crate::{
     error::{FailureKind, Phase, ProxyError, Side},
     net::stream::BackendStream,
@@ -32,10 +32,51 @@ const EXPECT_TIMEOUT: Duration = Duration::from_secs(1);
 pub(super) struct BodyWatch {
     /// Scans the body for a packet that closes a polling session.
     pub(super) scan: Option<CloseScan>,
-    /// Copy of a small body; `None` if none is kept, or the body is too large.
-    pub(super) copy: Option<Vec<u8>>,
+    /// Copies the body.
+    pub(super) copy: UploadCopy,
     /// Maximum size of the body.
     pub(super) most: u64,
+}
+
+/// What becomes of a copy of the body.
+#[derive(Debug, Default)]
+pub(super) enum UploadCopy {
+    /// There is none, or the body is too large.
+    #[default]
+    None,
+    /// The request can be sent again.
+    Resend(Vec<u8>),
+    /// A copy of the request for another pool, which waits for its body.
+    Mirror(Box<MirrorCopy>),
+}
+
+impl UploadCopy {
+    /// Adds a piece of the body.
+    fn see(&mut self, data: &[u8]) {
+        let fits = match self {
+            Self::None => true,
+            Self::Resend(copy) => {
+                let fits = copy.len() + data.len() <= MOST_COPIED;
+                if fits {
+                    copy.extend_from_slice(data);
+                }
+                fits
+            }
+            Self::Mirror(mirror) => mirror.add(data),
+        };
+        if !fits {
+            *self = Self::None;
+        }
+    }
+
+    /// Sends the copy for another pool, whose body is complete.
+    fn send_mirror(&mut self) {
+        if let Self::Mirror(_) = self
+            && let Self::Mirror(mirror) = mem::take(self)
+        {
+            mirror.send();
+        }
+    }
 }
 
 impl BodyWatch {
@@ -43,13 +84,7 @@ impl BodyWatch {
         if let Some(scan) = &mut self.scan {
             scan.feed(data);
         }
-        if let Some(copy) = &mut self.copy {
-            if copy.len() + data.len() <= MOST_COPIED {
-                copy.extend_from_slice(data);
-            } else {
-                self.copy = None;
-            }
-        }
+        self.copy.see(data);
     }
 }
 
@@ -170,6 +205,9 @@ impl Upload {
         }
         if self.relay.bytes() > self.watch.most {
             return Poll::Ready(Err(body_failure(FailureKind::BodyTooLarge)));
+        }
+        if self.relay.has_read_all() {
+            self.watch.copy.send_mirror();
         }
         let done = match ready!(outcome) {
             Ok(()) => true,

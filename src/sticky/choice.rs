@@ -88,7 +88,8 @@ mod tests {
 
     fn backend(port: u16) -> Arc<Backend> {
         let address = Address { host: "127.0.0.1".to_owned(), port };
-        let config = config::BackendConfig { name: port.to_string(), address, weight: 1 };
+        let config =
+            config::BackendConfig { name: port.to_string(), address, weight: 1, backup: false };
         Backend::new("chat", &config, &config::Reuse::default())
     }
 

@@ -76,6 +76,8 @@ impl Backend {
     pub fn new(pool: &str, config: &config::BackendConfig, reuse: &config::Reuse) -> Arc<Self> {
         static SERIAL: AtomicU64 = AtomicU64::new(1);
         let addresses: Arc<[SocketAddr]> = config.address.literal().into_iter().collect();
+        let load = Arc::new(Load::new(config.weight));
+        load.set_backup(config.backup);
         Arc::new(Self {
             pool: pool.to_owned(),
             name: Arc::from(config.name.as_str()),
@@ -83,7 +85,7 @@ impl Backend {
             serial: SERIAL.fetch_add(1, Ordering::Relaxed),
             // Names and addresses contain neither spaces nor line ends.
             tag: xxh3_64(format!("{pool}\n{}\n{}", config.name, config.address).as_bytes()),
-            load: Arc::new(Load::new(config.weight)),
+            load,
             addresses: ArcSwapAny::new(Arc::new(addresses)),
             idle: IdlePool::new(reuse),
             connections: Connections::new(),
@@ -103,9 +105,10 @@ impl Backend {
         self.pool == pool && *self.name == config.name && self.address == config.address
     }
 
-    /// Applies the settings that can change on a live backend: its weight and connection limits.
+    /// Applies the settings that can change on a live backend: its weight, whether it is a backup, and connection limits.
     pub fn adopt(&self, config: &config::BackendConfig, reuse: &config::Reuse) {
         self.set_weight(config.weight);
+        self.load.set_backup(config.backup);
         self.idle.limit(reuse);
     }
 
@@ -151,6 +154,21 @@ impl Backend {
         }
     }
 
+    /// Whether the backend takes new sessions only while no other one of its pool can.
+    pub fn is_backup(&self) -> bool {
+        self.load.is_backup()
+    }
+
+    /// Whether the backend is a backup that is not needed now.
+    pub fn is_standby(&self) -> bool {
+        self.load.is_standby()
+    }
+
+    /// Whether the backend is a backup that is not needed, but could take a request that has failed elsewhere.
+    pub fn can_stand_in(&self) -> bool {
+        self.load.can_stand_in()
+    }
+
     /// The weight that counts now, multiplied by [`FULL_SHARE`]; lower during slow start.
     pub fn effective_weight(&self) -> u32 {
         self.load.effective_weight()
@@ -193,6 +211,9 @@ impl Backend {
             return;
         }
         self.notify_selector(Selector::state_changed);
+        if let Some(membership) = self.membership.load().as_ref() {
+            membership.threshold.evaluate();
+        }
         self.open_or_close_idle();
         if lifecycle == Lifecycle::Evicted {
             self.membership.store(None);

@@ -1,22 +1,34 @@
-//! Opens a TCP connection to a backend.
+//! Opens a connection to a backend, by TCP or to a Unix socket.
 //!
 //! Each address of the backend is tried once, in order, within one deadline. The new socket gets the
 //! options of all backend sockets. The caller counts the result towards the backend's health.
+//!
+//! A connection to a Unix socket is a [`TcpStream`], too: both are stream sockets, and everything that the proxy does with
+//! a connection is the same system call for both. Only their addresses and the options of TCP do not exist, and
+//! nothing depends on them.
 
 use std::{
     error::Error,
     fmt, io,
     net::SocketAddr,
+    os::fd::OwnedFd,
+    path::Path,
     time::{Duration, Instant},
 };
 
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    net::{TcpStream, UnixStream},
+    time::{sleep, timeout},
+};
 
 use super::backend::Backend;
 use crate::{
     error::{FailureKind, Phase, ProxyError, Side},
     net::{stream::tune, tls_client::HandshakeError},
 };
+
+/// Pause before the next connect to a Unix socket whose queue is full.
+const FULL_QUEUE_PAUSE: Duration = Duration::from_millis(10);
 
 /// Why no connection could be opened. At most a PROXY header was sent, and no application data, so another
 /// backend may be tried.
@@ -88,6 +100,12 @@ pub async fn connect(backend: &Backend, deadline: Duration) -> Result<TcpStream,
     if backend.is_loop() {
         return Err(ConnectError::Loop);
     }
+    if let Some(path) = backend.address().unix_path() {
+        return match timeout(deadline, connect_unix(path)).await {
+            Ok(connected) => Ok(connected?),
+            Err(_) => Err(ConnectError::TimedOut),
+        };
+    }
     let end = Instant::now() + deadline;
     let addresses = backend.addresses();
     let mut failure = None;
@@ -106,6 +124,26 @@ pub async fn connect(backend: &Backend, deadline: Duration) -> Result<TcpStream,
             format!("no address is known for {}; check that the name resolves", backend.address());
         ConnectError::Io(io::Error::new(io::ErrorKind::NotFound, message))
     }))
+}
+
+/// Connects to a Unix socket. Waits while its queue is full, as TCP does.
+async fn connect_unix(path: &Path) -> io::Result<TcpStream> {
+    loop {
+        match UnixStream::connect(path).await {
+            Ok(stream) => {
+                let socket = OwnedFd::from(stream.into_std()?);
+                return TcpStream::from_std(socket.into());
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                sleep(FULL_QUEUE_PAUSE).await;
+            }
+            // No process has made the socket yet, or it was removed.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(io::ErrorKind::ConnectionRefused.into());
+            }
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 async fn attempt(address: SocketAddr, deadline: Duration) -> Result<TcpStream, ConnectError> {
@@ -183,7 +221,8 @@ mod tests {
 
     fn backend(addresses: &[SocketAddr]) -> Arc<Backend> {
         let address = Address { host: "node.test".to_owned(), port: 3000 };
-        let config = config::BackendConfig { name: "b".to_owned(), address, weight: 1 };
+        let config =
+            config::BackendConfig { name: "b".to_owned(), address, weight: 1, backup: false };
         let backend = Backend::new("p", &config, &Reuse::default());
         backend.set_addresses(addresses);
         backend

@@ -6,7 +6,7 @@
 //! Every operation is sequentially consistent: the selectors' proof that no change is lost (see
 //! `balance::tree`) needs a total order of all operations.
 
-use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 
 /// Whether the operator and the configuration allow sessions on a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +46,8 @@ pub struct Load {
     handicap: AtomicU32,
     /// A [`LoadState`], packed.
     state: AtomicU32,
+    /// Whether the backend is a backup of the others.
+    backup: AtomicBool,
 }
 
 /// Bits 1–2: [`Lifecycle`]. From bit 8 on: number of consecutive check results against the present
@@ -63,6 +65,8 @@ impl LoadState {
     const HEALTH_IGNORED: u32 = 1 << 4;
     /// All connections of its limit are in use.
     const FULL: u32 = 1 << 5;
+    /// A backup that is not needed: another backend of its pool can take new sessions.
+    const STANDBY: u32 = 1 << 6;
     const STREAK: u32 = 8;
 
     fn has(self, bit: u32) -> bool {
@@ -83,7 +87,7 @@ impl LoadState {
 
     fn accepts_new(self) -> bool {
         self.lifecycle() == Lifecycle::Serving
-            && !self.has(Self::FULL)
+            && !self.has(Self::FULL | Self::STANDBY)
             && (self.is_healthy() || self.has(Self::HEALTH_IGNORED))
     }
 
@@ -143,6 +147,7 @@ impl Load {
             weight: AtomicU32::new(weight.clamp(1, MAX_WEIGHT) << 8 | FULL_SHARE),
             handicap: AtomicU32::new(0),
             state: AtomicU32::new(0),
+            backup: AtomicBool::new(false),
         }
     }
 
@@ -195,6 +200,27 @@ impl Load {
     /// Whether its health is ignored because too few backends of its pool are healthy.
     pub fn is_health_ignored(&self) -> bool {
         self.state().has(LoadState::HEALTH_IGNORED)
+    }
+
+    /// Whether the backend is a backup of the others.
+    pub fn is_backup(&self) -> bool {
+        self.backup.load(SeqCst)
+    }
+
+    /// Whether the backend is a backup that is not needed now.
+    pub fn is_standby(&self) -> bool {
+        self.state().has(LoadState::STANDBY)
+    }
+
+    /// Whether the backend can take new sessions, apart from its connection limit and from being a backup.
+    pub fn is_available(&self) -> bool {
+        self.state().with(LoadState::FULL | LoadState::STANDBY, false).accepts_new()
+    }
+
+    /// Whether the backend is a backup that could take a request that has failed elsewhere.
+    pub fn can_stand_in(&self) -> bool {
+        let state = self.state();
+        state.has(LoadState::STANDBY) && state.with(LoadState::STANDBY, false).accepts_new()
     }
 
     /// Whether all connections of its limit are in use.
@@ -272,6 +298,15 @@ impl Load {
             (after, after != state)
         };
         self.state.update_with(change).1
+    }
+
+    pub(super) fn set_backup(&self, backup: bool) {
+        self.backup.store(backup, SeqCst);
+    }
+
+    /// Sets whether the backend is a backup that is not needed. Returns whether this changed the state.
+    pub(super) fn set_standby(&self, standby: bool) -> bool {
+        self.set(LoadState::STANDBY, standby)
     }
 
     /// Sets whether all connections are in use. Returns whether this changed the state.
@@ -376,6 +411,18 @@ mod tests {
         load.set_lifecycle(Lifecycle::Draining);
         assert!(!load.keeps_sessions() && !load.set_health_ignored(true));
         assert!(!load.keeps_sessions());
+    }
+
+    #[test]
+    fn a_backup_that_is_not_needed_keeps_its_sessions() {
+        let load = Load::new(1);
+        load.set_backup(true);
+        assert!(load.is_backup() && load.accepts_new());
+        assert!(load.set_standby(true) && !load.set_standby(true));
+        assert!(!load.accepts_new() && load.keeps_sessions() && load.is_available());
+        load.set_full(true);
+        assert!(!load.is_only_full());
+        assert!(load.set_standby(false) && load.is_only_full());
     }
 
     #[test]

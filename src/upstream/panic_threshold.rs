@@ -1,13 +1,17 @@
 //! Panic threshold of a pool: how many backends may be ejected, and when health is ignored because too
-//! few backends are healthy.
+//! few backends are healthy. It also decides when backups are used.
 //!
 //! If every check fails, the proxy or its network is more often the cause than all backends at once.
 //! Therefore ejections stop at a share of the pool, and below `healthy_minimum` every serving backend is
-//! used and keeps its sessions. This holds loads only, so that an old pool does not keep backends in
+//! used and keeps its sessions. Backups take new sessions only while no other backend can; they count neither as healthy
+//! nor as unhealthy for `healthy_minimum`, and come before ignoring the health of all others. This holds loads only, so that an old pool does not keep backends in
 //! memory. Once a newer pool has taken over the backends, the old threshold changes nothing.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -29,6 +33,8 @@ pub(super) struct PanicThreshold {
     slow_start: Duration,
     /// Whether health is ignored now. Locked during ejections and evaluations.
     health_ignored: Mutex<bool>,
+    /// Whether backups take new sessions now.
+    backups_used: AtomicBool,
 }
 
 impl PanicThreshold {
@@ -38,6 +44,10 @@ impl PanicThreshold {
         selector: Arc<Selector>,
     ) -> Self {
         let health_ignored = Mutex::new(loads.iter().any(|load| load.is_health_ignored()));
+        // A new pool takes over the backends of the old one, with their state.
+        let takes =
+            |load: &Arc<Load>| load.is_backup() && load.sessions() > 0 && !load.is_standby();
+        let backups_used = AtomicBool::new(loads.iter().any(takes));
         Self {
             pool: config.name.as_str().into(),
             selector,
@@ -46,6 +56,7 @@ impl PanicThreshold {
             outlier: config.outlier.clone(),
             slow_start: config.slow_start,
             health_ignored,
+            backups_used,
         }
     }
 
@@ -115,14 +126,42 @@ impl PanicThreshold {
     }
 
     fn apply(&self, health_ignored: &mut bool) {
+        self.apply_minimum(health_ignored);
+        self.apply_backups();
+    }
+
+    /// Lets backups take new sessions while no other backend can.
+    fn apply_backups(&self) {
+        let needed = !self.loads.iter().any(|load| !load.is_backup() && load.is_available());
+        for (index, load) in (0..).zip(&self.loads) {
+            let standby = load.is_backup() && !needed;
+            if load.is_standby() != standby && load.set_standby(standby) {
+                self.selector.state_changed(index);
+            }
+        }
+        let used = needed && self.loads.iter().any(|load| load.is_backup());
+        let pool = &self.pool;
+        match (self.backups_used.swap(used, Ordering::Relaxed), used) {
+            (false, true) => {
+                tracing::warn!(%pool, "no other backend is available; using the backups")
+            }
+            (true, false) => {
+                tracing::warn!(%pool, "other backends are available again; new sessions leave the backups")
+            }
+            _ => {}
+        }
+    }
+
+    fn apply_minimum(&self, health_ignored: &mut bool) {
         if self.healthy_minimum == 0 && !*health_ignored {
             return;
         }
         let serving = self.loads.iter().filter(|load| load.lifecycle() == Lifecycle::Serving);
-        let (serving, healthy) = serving.fold((0u64, 0u64), |(serving, healthy), load| {
-            (serving + 1, healthy + u64::from(load.is_healthy()))
-        });
-        let ignore = healthy * 100 < self.healthy_minimum * serving;
+        let (backups, others): (Vec<_>, Vec<_>) = serving.partition(|load| load.is_backup());
+        let serving = others.len() as u64;
+        let healthy = others.iter().filter(|load| load.is_healthy()).count() as u64;
+        let has_backup = healthy == 0 && backups.iter().any(|load| load.is_healthy());
+        let ignore = !has_backup && healthy * 100 < self.healthy_minimum * serving;
         if ignore != *health_ignored {
             let pool = &self.pool;
             if ignore {
@@ -139,7 +178,7 @@ impl PanicThreshold {
         }
         *health_ignored = ignore;
         for (index, load) in (0..).zip(&self.loads) {
-            if load.set_health_ignored(ignore) {
+            if load.set_health_ignored(ignore && !load.is_backup()) {
                 if ignore {
                     // All backends have to carry the load, also those in slow start.
                     load.set_ramp(FULL_SHARE, 0);
@@ -190,6 +229,38 @@ mod tests {
         assert!(!threshold.eject(2));
         threshold.loads[1].record_check(true, 1, 1);
         assert!(threshold.eject(2));
+    }
+
+    #[test]
+    fn backups_take_new_sessions_while_no_other_backend_can() {
+        let threshold = threshold(4, |config| config.healthy_minimum = 50);
+        threshold.loads[2].set_backup(true);
+        threshold.loads[3].set_backup(true);
+        let accepting = || -> Vec<bool> {
+            threshold.evaluate();
+            threshold.loads.iter().map(|load| load.accepts_new()).collect()
+        };
+        assert_eq!(accepting(), [true, true, false, false]);
+        threshold.loads[0].set_lifecycle(Lifecycle::Draining);
+        assert_eq!(accepting(), [false, true, false, false]);
+        // A backend that is only full is needed no less.
+        threshold.loads[1].set_full(true);
+        assert_eq!(accepting(), [false, false, false, false]);
+        threshold.loads[1].record_check(false, 1, 1);
+        assert_eq!(accepting(), [false, false, true, true]);
+        threshold.loads[2].record_check(false, 1, 1);
+        assert_eq!(accepting(), [false, false, false, true]);
+        // Without a healthy backup, the health of the others is ignored.
+        threshold.loads[1].set_full(false);
+        threshold.loads[3].record_check(false, 1, 1);
+        assert_eq!(accepting(), [false, true, false, false]);
+        threshold.loads[3].record_check(true, 1, 1);
+        assert_eq!(accepting(), [false, false, false, true]);
+        threshold.loads[1].record_check(true, 1, 1);
+        assert_eq!(accepting(), [false, true, false, false]);
+        assert!(threshold.loads[3].keeps_sessions());
+        threshold.loads[3].set_backup(false);
+        assert_eq!(accepting(), [false, true, false, true]);
     }
 
     #[test]

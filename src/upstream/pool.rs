@@ -73,8 +73,8 @@ impl Pool {
         &self.backends
     }
 
-    /// Picks the backend for the next session, by the pool's policy; `None` if every backend that accepts
-    /// new sessions is in `tried`. `source` is the client's address for source-hash; see [`source`].
+    /// Picks the backend for the next session, by the pool's policy, or a backup if every other backend that accepts new
+    /// sessions is in `tried`; `None` if the backups are, too. `source` is the client's address for source-hash; see [`source`].
     pub fn pick(&self, source: &[u8], tried: &[Arc<Backend>]) -> Option<Arc<Backend>> {
         // Empty except for retries, so usually nothing is allocated.
         let mut tried: Vec<u32> = tried.iter().filter_map(|backend| self.index(backend)).collect();
@@ -85,6 +85,7 @@ impl Pool {
             Some(index) if self.backends[index as usize].accepts_new() => Some(index),
             // The choice of an old pool may have gone down without a notification.
             _ if self.selector.is_replaced() => self.scan(&tried),
+            None if !tried.is_empty() => self.stand_in(&tried),
             _ => picked,
         };
         index.map(|index| Arc::clone(&self.backends[index as usize]))
@@ -138,6 +139,14 @@ impl Pool {
             let index = self.backends.iter().position(|other| Arc::ptr_eq(other, backend))?;
             u32::try_from(index).ok()
         })
+    }
+
+    /// Returns a backup for a request that every other backend has failed.
+    fn stand_in(&self, tried: &[u32]) -> Option<u32> {
+        (0..)
+            .zip(&self.backends)
+            .find(|(index, backend)| backend.can_stand_in() && !tried.contains(index))
+            .map(|(index, _)| index)
     }
 
     fn scan(&self, tried: &[u32]) -> Option<u32> {

@@ -201,7 +201,9 @@ impl RetryPlan {
         if self.tries >= MAX_TRIES {
             return Err(error);
         }
-        let other = |backend: &Arc<Backend>| self.can_use(backend) && !self.has_excluded(backend);
+        let other = |backend: &Arc<Backend>| {
+            (self.can_use(backend) || backend.can_stand_in()) && !self.has_excluded(backend)
+        };
         if !pool.backends().iter().any(other) {
             return Err(self.not_admitted().unwrap_or(error));
         }

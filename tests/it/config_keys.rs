@@ -21,6 +21,7 @@ fn the_smallest_file_gets_every_default() {
             name: "127.0.0.1:3000".to_owned(),
             address: "127.0.0.1:3000".parse().unwrap(),
             weight: 1,
+            backup: false,
         }],
     );
     let mut expected = Config::new(vec![listener.clone()], pool);
@@ -156,9 +157,12 @@ fn every_key_of_a_pool_reaches_its_field() {
         [
             "10.0.0.1:3000 10.0.0.1:3000 1",
             "[2001:db8::1]:3000 [2001:db8::1]:3000 1",
-            "named node.example.com:3000 7"
+            "named node.example.com:3000 7",
+            "unix:/run/chat.sock unix:/run/chat.sock 1"
         ]
     );
+    let backups: Vec<bool> = chat.backends.iter().map(|backend| backend.backup).collect();
+    assert_eq!(backups, [false, false, false, true]);
     assert_eq!((chat.balance, chat.drain.within), (Balance::P2c, Duration::ZERO));
     assert_eq!(
         chat.health.probe,

@@ -19,6 +19,8 @@ mod backend_tls;
 #[cfg(test)]
 mod backends;
 #[cfg(test)]
+mod backups;
+#[cfg(test)]
 mod certificates;
 #[cfg(test)]
 mod checking;
@@ -150,6 +152,8 @@ mod targets;
 mod tls_settings;
 #[cfg(test)]
 mod tunnel;
+#[cfg(test)]
+mod unix_backends;
 #[cfg(test)]
 mod upgrade;
 #[cfg(test)]

@@ -230,6 +230,12 @@ const PLACES: &[(&str, &str)] = &[
         "WEB\n[[routes]]\n[[routes.split]]\npool = \"app\"\nweight = 1\nLINE\n\
          [[routes.split]]\npool = \"other\"\nweight = 1\nAPP\n[pools.other]\nbackends = [\"127.0.0.1:2\"]",
     ),
+    (
+        "routes.mirror",
+        "WEB\n[[routes]]\npool = \"app\"\n[routes.mirror]\npool = \"other\"\nLINE\nAPP\n\
+         [pools.other]\nbackends = [\"127.0.0.1:2\"]",
+    ),
+    ("routes.timeouts", "WEB\n[[routes]]\npool = \"app\"\n[routes.timeouts]\nLINE\nAPP"),
     ("routes.redirect", "WEB\n[[routes]]\n[routes.redirect]\nto = \"/x\"\nLINE\nAPP"),
     ("routes.respond", "WEB\n[[routes]]\n[routes.respond]\nLINE\nAPP"),
     ("routes.files", "WEB\n[[routes]]\n[routes.files]\nroot = \".\"\nLINE\nAPP"),
@@ -265,7 +271,10 @@ const PLACES: &[(&str, &str)] = &[
     ),
     ("routes.auth.jwt", "ROUTE\n[routes.auth.jwt]\nLINE\nAPP"),
     ("pools.NAME", "WEB\n[pools.app]\nbackends = [\"127.0.0.1:1\"]\nLINE"),
-    ("pools.NAME.backends", "WEB\n[[pools.app.backends]]\naddress = \"127.0.0.1:1\"\nLINE"),
+    (
+        "pools.NAME.backends",
+        "WEB\n[[pools.app.backends]]\naddress = \"127.0.0.1:9\"\n[[pools.app.backends]]\naddress = \"127.0.0.1:1\"\nLINE",
+    ),
     ("pools.NAME.backends", "WEB\n[pools.app.backends]\ndns = \"chat.test:1\"\nLINE"),
     ("pools.NAME.backends", "WEB\n[pools.app.backends]\nhttp = \"http://chat.test/\"\nLINE"),
     ("pools.NAME.backends", "WEB\n[pools.app.backends]\nLINE"),

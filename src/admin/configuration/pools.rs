@@ -93,8 +93,8 @@ pub(super) fn pool(pool: &PoolConfig) -> Value {
 }
 
 fn backend(backend: &BackendConfig) -> Value {
-    let BackendConfig { name, address, weight } = backend;
-    json!({ "name": name, "address": address.to_string(), "weight": weight })
+    let BackendConfig { name, address, weight, backup } = backend;
+    json!({ "name": name, "address": address.to_string(), "weight": weight, "backup": backup })
 }
 
 fn source(source: &BackendSource) -> Value {

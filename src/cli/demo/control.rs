@@ -211,7 +211,8 @@ impl DemoControl {
             BackendCondition::Down => "down",
             BackendCondition::Ejected => "ejected",
             BackendCondition::SlowStart => "slow-start",
-            BackendCondition::Up => "up",
+            // The demo has no backups.
+            BackendCondition::Standby | BackendCondition::Up => "up",
         };
         let each = backends.iter().map(|backend| NodeState {
             name: backend.name.clone(),

@@ -4,13 +4,13 @@ use super::{
     DEADLINE,
     DefaultValue::{Required, Value, Words},
     FILE, LONGEST, SchemaKey, Section,
-    ValueKind::{Duration, Integer, Text},
+    ValueKind::{Boolean, Duration, Integer, Text},
 };
 
 pub(in crate::config) static BACKEND: Section = Section {
     name: "pools.NAME.backends",
     heading: "`[[pools.NAME.backends]]`",
-    about: "An element of the array. A string `\"HOST:PORT\"` is the short form.",
+    about: "An element of the array. A string `\"HOST:PORT\"` or `\"unix:PATH\"` is the short form.",
     keys: &[
         SchemaKey {
             name: "name",
@@ -21,10 +21,10 @@ pub(in crate::config) static BACKEND: Section = Section {
         },
         SchemaKey {
             name: "address",
-            kind: Text("`HOST:PORT`"),
+            kind: Text("`HOST:PORT` or `unix:PATH`"),
             default: Required,
             example: r#""10.0.0.12:3000""#,
-            about: "Host name or IP address, and port. IPv6 addresses are in brackets.",
+            about: "Host name or IP address, and port; IPv6 addresses are in brackets. Or the absolute path of a Unix socket of this machine.",
         },
         SchemaKey {
             name: "weight",
@@ -32,6 +32,14 @@ pub(in crate::config) static BACKEND: Section = Section {
             default: Value("1"),
             example: "2",
             about: "Share of new sessions relative to the other backends.",
+        },
+        SchemaKey {
+            name: "backup",
+            kind: Boolean,
+            default: Value("false"),
+            example: "true",
+            about: "Whether the backend takes new sessions and other requests only while no backend without `backup` is healthy. Its sessions \
+                    stay until they end.",
         },
     ],
     notes: "",
@@ -48,7 +56,7 @@ pub(in crate::config) static BACKEND_SOURCE: Section = Section {
             kind: FILE,
             default: Words("None"),
             example: r#""backends.txt""#,
-            about: "File with one address per line, followed by `name=…` and `weight=…` if needed. `#` starts a comment. The file \
+            about: "File with one address per line, followed by `name=…`, `weight=…` and `backup` if needed. `#` starts a comment. The file \
                     may be empty.",
         },
         SchemaKey {

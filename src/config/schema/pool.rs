@@ -16,12 +16,12 @@ pub(in crate::config) static POOL: Section = Section {
         SchemaKey {
             name: "backends",
             kind: OneOf(&[
-                Array(&OneOf(&[Text("`HOST:PORT`"), Table(&BACKEND)])),
+                Array(&OneOf(&[Text("`HOST:PORT` or `unix:PATH`"), Table(&BACKEND)])),
                 Table(&BACKEND_SOURCE),
             ]),
             default: Required,
             example: r#"["10.0.0.11:3000", { name = "blue-2", address = "10.0.0.12:3000", weight = 2 }]"#,
-            about: "Array of addresses (`\"10.0.0.11:3000\"`, `\"[::1]:3000\"`, `\"node-1:3000\"`) and tables, or one table of a \
+            about: "Array of addresses (`\"10.0.0.11:3000\"`, `\"[::1]:3000\"`, `\"node-1:3000\"`, `\"unix:/run/app.sock\"`) and tables, or one table of a \
                     source. See [`[[pools.NAME.backends]]`](#poolsnamebackends).",
         },
         SchemaKey {

@@ -1,11 +1,9 @@
 //! Keys of routes.
 
 use super::{
-    AUTH, COMPRESS, CORS,
     DefaultValue::{Value, Words},
-    ERROR_PAGES, FILES, HEADERS, MAINTENANCE, MATCH, MESSAGES, NETWORKS, REDIRECT, RESPOND,
-    REWRITE, ROUTE_CACHE, ROUTE_LIMIT, SPLIT, SchemaKey, Section,
     ValueKind::{Array, Boolean, OneOf, Size, Table, Text},
+    *,
 };
 
 pub(in crate::config) static ROUTE: Section = Section {
@@ -52,6 +50,13 @@ pub(in crate::config) static ROUTE: Section = Section {
             about: "Several pools by weight, instead of `pool`. A session stays in its pool.",
         },
         SchemaKey {
+            name: "mirror",
+            kind: OneOf(&[Text("name of a pool"), Table(&MIRROR)]),
+            default: Words("None"),
+            example: r#"{ pool = "shadow", share = "10%" }"#,
+            about: "Another pool that gets copies of requests. Its responses are dropped.",
+        },
+        SchemaKey {
             name: "redirect",
             kind: OneOf(&[Text("path or URL, with variables"), Table(&REDIRECT)]),
             default: Words("None"),
@@ -79,6 +84,13 @@ pub(in crate::config) static ROUTE: Section = Section {
             default: Words("Every http and https listener"),
             example: r#"["secure"]"#,
             about: "The http and https listeners that use the route.",
+        },
+        SchemaKey {
+            name: "timeouts",
+            kind: Table(&ROUTE_TIMEOUTS),
+            default: Words("Those of the pool"),
+            example: r#"{ response_header = "5s" }"#,
+            about: "Time limits, instead of those of the pool.",
         },
         SchemaKey {
             name: "error_pages",

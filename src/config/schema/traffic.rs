@@ -211,6 +211,44 @@ gets its response: one second after the FIN, an interim `100 Continue` shows whe
 Engine.IO sessions, long polls and event streams end with the FIN.",
 };
 
+pub(in crate::config) static ROUTE_TIMEOUTS: Section = Section {
+    name: "routes.timeouts",
+    heading: "`timeouts` of a route",
+    about: "",
+    keys: &[
+        SchemaKey {
+            name: "response_header",
+            kind: DEADLINE,
+            default: Words("That of the pool"),
+            example: r#""5s""#,
+            about: "See [`timeouts` of the pool](#poolsnametimeouts).",
+        },
+        SchemaKey {
+            name: "body_idle",
+            kind: DEADLINE,
+            default: Words("That of the pool"),
+            example: r#""10m""#,
+            about: "As for the pool.",
+        },
+        SchemaKey {
+            name: "stream_idle",
+            kind: DEADLINE,
+            default: Words("That of the pool"),
+            example: r#""30m""#,
+            about: "As for the pool.",
+        },
+        SchemaKey {
+            name: "tunnel_idle",
+            kind: DEADLINE,
+            default: Words("That of the pool"),
+            example: r#""1h""#,
+            about: "As for the pool.",
+        },
+    ],
+    notes: "As for the pool, no `response_header` ends a poll of Engine.IO before `pingInterval + pingTimeout` of its session, or another \
+            long poll. A backend that misses a shorter limit than that of its pool is not counted as failed.",
+};
+
 pub(in crate::config) static REUSE: Section = Section {
     name: "pools.NAME.reuse",
     heading: "`[pools.NAME.reuse]`",

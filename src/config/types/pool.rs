@@ -1,6 +1,6 @@
 //! Types of pools and their backends.
 
-use std::{fmt, net::SocketAddr, time::Duration};
+use std::{fmt, net::SocketAddr, path::Path, time::Duration};
 
 use super::{
     Admission, BackendSource, BackendTls, DrainConfig, HealthConfig, Limits, Outlier,
@@ -61,22 +61,37 @@ pub struct PoolConfig {
 pub struct BackendConfig {
     /// Name in the file; the default is the address as typed.
     pub name: String,
-    /// Host and port.
+    /// Host and port, or the path of a Unix socket.
     pub address: Address,
     /// Share of new sessions relative to the other backends; at least 1.
     pub weight: u32,
+    /// Whether the backend takes new sessions only while no other backend of the pool can.
+    pub backup: bool,
 }
 
-/// Host and port; the host is an IP address or a DNS name.
+/// Host and port, or a Unix socket; the host is an IP address or a DNS name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Address {
-    /// IPv4, IPv6 (without brackets) or a DNS name in lower case.
+    /// IPv4, IPv6 (without brackets) or a DNS name in lower case; or `unix:` and an absolute path.
     pub host: String,
-    /// TCP port, never 0.
+    /// TCP port, never 0; 0 for a Unix socket.
     pub port: u16,
 }
 
+/// Begins the address of a Unix socket.
+pub(in crate::config) const UNIX: &str = "unix:";
+
 impl Address {
+    /// The path of the Unix socket; `None` if this is a host and a port.
+    pub fn unix_path(&self) -> Option<&Path> {
+        (self.port == 0).then(|| self.host.strip_prefix(UNIX)).flatten().map(Path::new)
+    }
+
+    /// Whether the host is a name that DNS resolves.
+    pub fn has_name(&self) -> bool {
+        self.unix_path().is_none() && self.literal().is_none()
+    }
+
     /// The socket address, if the host is an IP address.
     pub fn literal(&self) -> Option<SocketAddr> {
         self.host.parse().ok().map(|ip| SocketAddr::new(ip, self.port))
@@ -85,7 +100,9 @@ impl Address {
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') {
+        if self.unix_path().is_some() {
+            f.write_str(&self.host)
+        } else if self.host.contains(':') {
             write!(f, "[{}]:{}", self.host, self.port)
         } else {
             write!(f, "{}:{}", self.host, self.port)

@@ -1,9 +1,10 @@
 //! Types of routes.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use super::{
     FilesConfig, FilterConfig, RedirectConfig, RespondConfig, RouteConditions, TextCondition,
+    Timeouts,
 };
 use crate::config::ErrorPages;
 
@@ -20,6 +21,10 @@ pub struct RouteConfig {
     pub target: RouteTo,
     /// Names of the listeners that use the route; empty: every listener.
     pub listeners: Vec<String>,
+    /// A pool that gets copies of the requests.
+    pub mirror: Option<MirrorConfig>,
+    /// Time limits, instead of those of the pool.
+    pub timeouts: RouteTimeouts,
     /// HTML pages for errors that the proxy itself reports.
     pub error_pages: Option<Arc<ErrorPages>>,
     /// What else is done with requests and responses.
@@ -39,6 +44,46 @@ pub enum RouteTo {
     Respond(RespondConfig),
     /// Static files.
     Files(FilesConfig),
+}
+
+/// Time limits of a route; `None`: that of the pool.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RouteTimeouts {
+    /// See [`Timeouts::response_header`].
+    pub response_header: Option<Duration>,
+    /// See [`Timeouts::body_idle`].
+    pub body_idle: Option<Duration>,
+    /// See [`Timeouts::stream_idle`].
+    pub stream_idle: Option<Duration>,
+    /// See [`Timeouts::tunnel_idle`].
+    pub tunnel_idle: Option<Duration>,
+}
+
+impl RouteTimeouts {
+    /// Returns the time limits of requests to a pool; `None`: those of the pool.
+    pub fn over(&self, pool: &Timeouts) -> Option<Timeouts> {
+        let Self { response_header, body_idle, stream_idle, tunnel_idle } = *self;
+        (*self != Self::default()).then(|| Timeouts {
+            response_header: response_header.unwrap_or(pool.response_header),
+            body_idle: body_idle.unwrap_or(pool.body_idle),
+            stream_idle: stream_idle.or(pool.stream_idle),
+            tunnel_idle: tunnel_idle.or(pool.tunnel_idle),
+            ..pool.clone()
+        })
+    }
+}
+
+/// A pool that gets copies of requests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MirrorConfig {
+    /// Name of the pool.
+    pub pool: String,
+    /// How many of 100 requests are copied.
+    pub share: u8,
+    /// Maximum size of the body of a copied request, in bytes.
+    pub max_body: usize,
+    /// Maximum number of copies at a time.
+    pub max_in_flight: usize,
 }
 
 /// A pool of a split.
@@ -63,6 +108,8 @@ impl RouteConfig {
             conditions: RouteConditions::default(),
             target: RouteTo::Pool(pool.into()),
             listeners: Vec::new(),
+            mirror: None,
+            timeouts: RouteTimeouts::default(),
             error_pages: None,
             filters: FilterConfig::default(),
         }
@@ -76,6 +123,11 @@ impl RouteConfig {
                 None
             }
         }
+    }
+
+    /// Whether the route sends requests, or copies of them, to this pool.
+    pub fn uses(&self, pool: &str) -> bool {
+        self.leads_to(pool) || self.mirror.as_ref().is_some_and(|mirror| mirror.pool == pool)
     }
 
     /// Whether the route sends requests to this pool.

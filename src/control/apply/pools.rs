@@ -2,6 +2,8 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use tokio::sync::Semaphore;
+
 use crate::{
     config::{self, Config},
     control::ControlTask,
@@ -12,7 +14,8 @@ use crate::{
     route,
     shared::SharedState,
     snapshot::{
-        ListenerSnapshot, PoolShare, PoolSnapshot, RouteAction, RouteTarget, Snapshot, SplitTarget,
+        ListenerSnapshot, MirrorTarget, PoolShare, PoolSnapshot, RouteAction, RouteTarget,
+        Snapshot, SplitTarget,
     },
     upstream::{self, Backend, BackendConnector},
 };
@@ -132,9 +135,12 @@ fn route_rule(
         route: Some(rule.to_string().into()),
         pool: pool.map(Into::into),
     };
+    let limits = |pool: &PoolSnapshot| rule.timeouts.over(&pool.config().timeouts).map(Arc::new);
+    let mut timeouts = None;
     let (route_label, action) = match &rule.target {
         config::RouteTo::Pool(name) => {
             let pool = pools.iter().find(|pool| pool.upstream.name() == name)?;
+            timeouts = limits(pool);
             (label(Some(name)), RouteAction::Pool(Arc::clone(pool)))
         }
         config::RouteTo::Split(parts) => {
@@ -144,6 +150,7 @@ fn route_rule(
                     pool: Arc::clone(pool),
                     weight: part.weight,
                     forcing: Forcing::new(part),
+                    timeouts: limits(pool),
                     route_label: Arc::new(label(Some(&part.pool))),
                 })
             };
@@ -161,6 +168,15 @@ fn route_rule(
             (label(None), RouteAction::Answer(Arc::new(LocalAnswer::Respond(respond.clone()))))
         }
     };
+    let mirror = rule.mirror.as_ref().and_then(|mirror| {
+        let pool = pools.iter().find(|pool| pool.upstream.name() == mirror.pool)?;
+        Some(Arc::new(MirrorTarget {
+            pool: Arc::clone(pool),
+            share: mirror.share,
+            max_body: mirror.max_body,
+            slots: Arc::new(Semaphore::new(mirror.max_in_flight)),
+        }))
+    });
     let error_pages = match (&rule.error_pages, &config.error_pages) {
         (Some(own), Some(top)) => Some(Arc::new(own.or(top))),
         (own, top) => own.as_ref().or(top.as_ref()).cloned(),
@@ -171,7 +187,8 @@ fn route_rule(
     let conditions = Conditions::new(&rule.conditions).map(Arc::new);
     let conditional = conditions.is_some();
     let route_label = Arc::new(route_label);
-    let target = RouteTarget { route_label, conditions, action, error_pages, filters };
+    let target =
+        RouteTarget { route_label, conditions, action, mirror, timeouts, error_pages, filters };
     let (host, path, listeners) = (rule.host.clone(), rule.path.clone(), rule.listeners.clone());
     Some(route::RouteRule { listeners, host, path, conditional, target })
 }

@@ -108,7 +108,7 @@ impl DnsSource {
         self.last.clone_from(&found.ips);
         let backend = |ip: &IpAddr| {
             let address = Address { host: ip.to_string(), port: self.config.port };
-            BackendConfig { name: address.to_string(), address, weight: 1 }
+            BackendConfig { name: address.to_string(), address, weight: 1, backup: false }
         };
         let backends = found.ips.iter().map(backend).collect();
         let warnings = found.warning().into_iter().collect();
@@ -151,7 +151,12 @@ impl DnsSource {
             .filter_map(|((host, port), weight)| {
                 let ip = self.targets.get(host)?;
                 let address = Address { host: ip.to_string(), port: *port };
-                Some(BackendConfig { name: format!("{host}:{port}"), address, weight: *weight })
+                Some(BackendConfig {
+                    name: format!("{host}:{port}"),
+                    address,
+                    weight: *weight,
+                    backup: false,
+                })
             })
             .collect();
         if backends.is_empty() {
@@ -335,6 +340,7 @@ mod tests {
             name: name.to_owned(),
             address: address.parse().unwrap(),
             weight: 1,
+            backup: false,
         };
         let known = [
             backend("one.test:80", "10.0.0.1:80"),

@@ -100,11 +100,13 @@ struct PlainEntry {
     address: String,
     name: Option<String>,
     weight: Option<u32>,
+    #[serde(default)]
+    backup: bool,
 }
 
 fn plain(entry: Value) -> Result<BackendConfig, EntryError> {
-    let PlainEntry { address: typed, name, weight } = match entry {
-        Value::String(address) => PlainEntry { address, name: None, weight: None },
+    let PlainEntry { address: typed, name, weight, backup } = match entry {
+        Value::String(address) => PlainEntry { address, name: None, weight: None, backup: false },
         entry => serde_json::from_value(entry)?,
     };
     let address: Address = typed.parse()?;
@@ -114,7 +116,7 @@ fn plain(entry: Value) -> Result<BackendConfig, EntryError> {
     if !(1..=HEAVIEST).contains(&weight) {
         return Err(EntryError::Weight);
     }
-    Ok(BackendConfig { name, address, weight })
+    Ok(BackendConfig { name, address, weight, backup })
 }
 
 /// An entry of Consul's `/v1/health/service/NAME`.
@@ -191,7 +193,7 @@ fn service(entry: Value) -> Result<Option<BackendConfig>, EntryError> {
     let address = address.map_err(|error| EntryError::Instance(name.clone(), error))?;
     let weights = service.weights.unwrap_or(ConsulWeights { passing: 1, warning: 1 });
     let weight = if any("warning") { weights.warning } else { weights.passing };
-    Ok(Some(BackendConfig { name, address, weight: weight.clamp(1, HEAVIEST) }))
+    Ok(Some(BackendConfig { name, address, weight: weight.clamp(1, HEAVIEST), backup: false }))
 }
 
 /// Names an instance `ID@NODE`. The id alone is unique on its node only. The name does not depend on other

@@ -49,6 +49,10 @@ pub(super) fn validate(
 
 /// Returns why an address cannot be a backend.
 fn rejection(backend: &BackendConfig, admin: &Admin) -> Option<&'static str> {
+    // The program that gives the addresses may not have access to the files of this machine.
+    if backend.address.unix_path().is_some() {
+        return Some("is a Unix socket, which only the configuration can name");
+    }
     if backend.address.port == 0 {
         return Some("has no port");
     }
@@ -90,7 +94,12 @@ mod tests {
     };
 
     fn backend(name: &str, address: &str) -> BackendConfig {
-        BackendConfig { name: name.to_owned(), address: address.parse().unwrap(), weight: 1 }
+        BackendConfig {
+            name: name.to_owned(),
+            address: address.parse().unwrap(),
+            weight: 1,
+            backup: false,
+        }
     }
 
     fn answer(backends: Vec<BackendConfig>) -> SourceAnswer {
@@ -110,15 +119,23 @@ mod tests {
     #[test]
     fn addresses_that_cannot_be_backends_are_removed() {
         let admin = Admin { metrics: "127.0.0.1:9090".parse().ok(), ..Admin::default() };
-        let wrong = ["0.0.0.0:1", "[::]:1", "224.0.0.1:1", "255.255.255.255:1", "127.0.0.1:9090"];
+        let wrong = [
+            "0.0.0.0:1",
+            "[::]:1",
+            "224.0.0.1:1",
+            "255.255.255.255:1",
+            "127.0.0.1:9090",
+            "unix:/run/docker.sock",
+        ];
         let mut given: Vec<BackendConfig> = wrong.iter().map(|text| backend(text, text)).collect();
         given.push(BackendConfig {
             name: "x".to_owned(),
             address: crate::config::Address { host: "10.0.0.1".to_owned(), port: 0 },
             weight: 1,
+            backup: false,
         });
         let all = validate(answer(given.clone()), &admin).unwrap_err().to_string();
-        assert!(all.ends_with("and 3 more"), "{all}");
+        assert!(all.ends_with("and 4 more"), "{all}");
         given.push(backend("good", "10.0.0.1:1"));
         let (backends, warning) = validate(answer(given), &admin).unwrap();
         assert_eq!(backends, [backend("good", "10.0.0.1:1")]);

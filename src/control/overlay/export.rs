@@ -32,6 +32,9 @@ struct OverlayBackend {
     host: String,
     port: u16,
     weight: u32,
+    /// Earlier versions have no backups.
+    #[serde(default)]
+    backup: bool,
 }
 
 impl Overlay {
@@ -90,14 +93,20 @@ impl Overlay {
 impl OverlayBackend {
     fn of(backend: &BackendConfig) -> Self {
         let Address { host, port } = backend.address.clone();
-        Self { name: backend.name.clone(), host, port, weight: backend.weight }
+        Self {
+            name: backend.name.clone(),
+            host,
+            port,
+            weight: backend.weight,
+            backup: backend.backup,
+        }
     }
 }
 
 impl From<OverlayBackend> for BackendConfig {
     fn from(backend: OverlayBackend) -> Self {
-        let OverlayBackend { name, host, port, weight } = backend;
-        Self { name, address: Address { host, port }, weight }
+        let OverlayBackend { name, host, port, weight, backup } = backend;
+        Self { name, address: Address { host, port }, weight, backup }
     }
 }
 
@@ -118,10 +127,16 @@ mod tests {
             name: "a".to_owned(),
             address: "10.0.0.1:80".parse().unwrap(),
             weight: 3,
+            backup: true,
         };
         overlay.record_answer("chat".to_owned(), Ok(vec![found]));
         overlay.record_answer("chat".to_owned(), Err(SourceError::Empty));
-        let new = NewBackend { address: "[::1]:81".to_owned(), name: None, weight: Some(2) };
+        let new = NewBackend {
+            address: "[::1]:81".to_owned(),
+            name: None,
+            weight: Some(2),
+            backup: true,
+        };
         overlay.add(&config, "chat", &new).unwrap();
         overlay.set_weight(&overlay.effective(&config), "chat", "[::1]:81", 9).unwrap();
         let what = BackendTarget { pool: Some("chat".to_owned()), backend: None };

@@ -7,7 +7,12 @@ use crate::{
 };
 
 fn backend(address: &str) -> BackendConfig {
-    BackendConfig { name: address.to_owned(), address: address.parse().unwrap(), weight: 1 }
+    BackendConfig {
+        name: address.to_owned(),
+        address: address.parse().unwrap(),
+        weight: 1,
+        backup: false,
+    }
 }
 
 fn config(pools: &[(&str, &[&str])]) -> Config {
@@ -24,7 +29,7 @@ fn target(pool: Option<&str>, backend: Option<&str>) -> BackendTarget {
 }
 
 fn new(address: &str) -> NewBackend {
-    NewBackend { address: address.to_owned(), name: None, weight: None }
+    NewBackend { address: address.to_owned(), name: None, weight: None, backup: false }
 }
 
 fn names(config: &Config) -> Vec<&str> {

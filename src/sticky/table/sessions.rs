@@ -170,7 +170,8 @@ mod tests {
         let (table, now) = (SessionTable::new(&config::SessionsConfig::default()), Instant::now());
         let [ours, other] = [1, 2].map(|port| {
             let address = Address { host: "127.0.0.1".to_owned(), port };
-            let config = config::BackendConfig { name: port.to_string(), address, weight: 1 };
+            let config =
+                config::BackendConfig { name: port.to_string(), address, weight: 1, backup: false };
             Backend::new("chat", &config, &config::Reuse::default())
         });
         for n in 0..sessions {

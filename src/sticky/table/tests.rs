@@ -16,7 +16,7 @@ fn backend(pool: &str, name: &str) -> Arc<Backend> {
     let address = Address { host: "127.0.0.1".to_owned(), port: 3000 };
     Backend::new(
         pool,
-        &config::BackendConfig { name: name.to_owned(), address, weight: 1 },
+        &config::BackendConfig { name: name.to_owned(), address, weight: 1, backup: false },
         &Reuse::default(),
     )
 }

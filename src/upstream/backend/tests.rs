@@ -18,7 +18,7 @@ impl Reusable for TestConnection {
 
 fn config(host: &str) -> config::BackendConfig {
     let address = Address { host: host.to_owned(), port: 3000 };
-    config::BackendConfig { name: "b".to_owned(), address, weight: 2 }
+    config::BackendConfig { name: "b".to_owned(), address, weight: 2, backup: false }
 }
 
 fn backend() -> Arc<Backend> {

@@ -18,7 +18,7 @@ const ALL: [Balance; 4] =
 
 fn backend(name: &str, weight: u32) -> config::BackendConfig {
     let address = Address { host: "127.0.0.1".to_owned(), port: 3000 };
-    config::BackendConfig { name: name.to_owned(), address, weight }
+    config::BackendConfig { name: name.to_owned(), address, weight, backup: false }
 }
 
 fn live(weights: &[u32]) -> Vec<Arc<Backend>> {

@@ -18,7 +18,8 @@ const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 fn pool(count: usize, change: impl FnOnce(&mut config::PoolConfig)) -> Arc<Pool> {
     let backends = (0..count).map(|n| {
         let address = Address { host: "127.0.0.1".to_owned(), port: 3000 };
-        let config = config::BackendConfig { name: format!("b{n}"), address, weight: 1 };
+        let config =
+            config::BackendConfig { name: format!("b{n}"), address, weight: 1, backup: false };
         Backend::new("p", &config, &Reuse::default())
     });
     let mut config = config::PoolConfig::new("p", Vec::new());

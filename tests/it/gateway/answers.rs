@@ -14,6 +14,11 @@ async fn a_route_redirects_and_another_answers() {
         settings.table(
             "[[routes]]\nhost = [\"old.test\", \"older.test\"]\nredirect = \"https://new.test{path}{query}\"\n",
         );
+        for (path, status) in [("/found", 302), ("/other", 303)] {
+            settings.table(&format!(
+                "[[routes]]\npath = \"{path}\"\nredirect = {{ to = \"/ping\", status = {status} }}\n"
+            ));
+        }
         settings.table("[[routes]]\npath = \"/ping\"\nrespond = { body = \"pong {client_ip}\\n\" }\n");
         settings.table(
             "[[routes]]\npath = \"/gone\"\nrespond = { status = 410, body = \"{{}}\", type = \"application/json\" }\n",
@@ -34,6 +39,10 @@ async fn a_route_redirects_and_another_answers() {
         let reply = client.response().await;
         assert_eq!((reply.status(), reply.text().as_str()), (200, "pong 127.0.0.1\n"));
         assert_eq!(reply.header("content-type"), Some("text/plain; charset=utf-8"));
+    }
+    for (path, status) in [("/found", 302), ("/other", 303)] {
+        let reply = get(&proxy, path, "").await;
+        assert_eq!((reply.status(), reply.header("location")), (status, Some("/ping")));
     }
     let gone = get(&proxy, "/gone", "").await;
     assert_eq!((gone.status(), gone.text().as_str()), (410, "{}"));

@@ -1,11 +1,14 @@
 //! Paths, hosts, fields and the size of bodies.
 
 use super::{get, routed, seen};
-use crate::support::{
-    Backend, Node, Proxy, Raw, message,
-    node::{handshake_target, poll_target},
-    proxy::Setup,
-    websocket,
+use crate::{
+    client_auth::{ADA, connect, mutual},
+    support::{
+        Backend, Node, Proxy, Raw, message,
+        node::{handshake_target, poll_target},
+        proxy::Setup,
+        websocket,
+    },
 };
 
 #[tokio::test]
@@ -40,6 +43,29 @@ async fn a_pattern_and_a_host_are_rewritten() {
     assert_eq!(request.all("x-forwarded-host"), ["app.test"]);
     let request = seen(&proxy, &backend, "/users/x", "").await;
     assert_eq!(request.start, "GET /users/x HTTP/1.1");
+    drop(backend);
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn a_path_is_replaced_whole_or_by_prefix() {
+    let backend = Backend::replying("ok").await;
+    let setup = Setup::new().with(|settings| {
+        settings.unrouted().backends(&[backend.address]);
+        settings.table(
+            "[[routes]]\npath = \"/v1\"\npool = \"app\"\nrewrite.replace = { from = \"/v1\", to = \"/api/v2\" }\n",
+        );
+        settings.table("[[routes]]\npath = \"/health\"\npool = \"app\"\nrewrite.replace = \"/status\"\n");
+    });
+    let proxy = setup.start().await;
+    for (target, expected) in [
+        ("/v1/users?x=1", "/api/v2/users?x=1"),
+        ("/v1", "/api/v2"),
+        ("/health/deep?x=1", "/status?x=1"),
+    ] {
+        let request = seen(&proxy, &backend, target, "").await;
+        assert_eq!(request.start, format!("GET {expected} HTTP/1.1"), "{target}");
+    }
     drop(backend);
     proxy.finish().await;
 }
@@ -117,6 +143,44 @@ async fn fields_are_edited_in_both_directions() {
 }
 
 #[tokio::test]
+async fn fields_have_the_connection_and_the_session() {
+    let backend = Backend::replying("ok").await;
+    let proxy = Proxy::with(|settings| {
+        mutual(settings, &backend, "mode = \"optional\"").unrouted();
+        settings.table(
+            r#"
+            [[routes]]
+            pool = "app"
+            [routes.headers.request.set]
+            X-TLS = "{scheme} {tls_version} {tls_server_name}"
+            X-Subject = "{certificate_subject}"
+            X-Fingerprint = "{certificate_fingerprint}"
+            X-Sid = "{sid_hash}"
+            "#,
+        );
+    })
+    .await;
+    let mut ada = connect(&proxy, "client").await;
+    for sid in ["first", "first", "second"] {
+        ada.send(message::get(&poll_target(sid, "t"), "X-Subject: CN=eve\r\n")).await;
+        ada.response().await;
+    }
+    let requests = backend.requests();
+    let first = &requests[0];
+    let tls = first.header("x-tls").unwrap();
+    assert!(tls.starts_with("https TLSv1.3"), "{tls}");
+    assert_eq!(first.all("x-subject"), [ADA]);
+    assert_eq!(first.header("x-fingerprint").map(str::len), Some(64));
+    let hashes: Vec<_> = requests.iter().map(|request| request.header("x-sid").unwrap()).collect();
+    assert!(
+        hashes[0] == hashes[1] && hashes[1] != hashes[2] && hashes[0].len() == 16,
+        "{hashes:?}"
+    );
+    drop((ada, backend));
+    proxy.finish().await;
+}
+
+#[tokio::test]
 async fn fields_of_an_upgrade_are_edited_and_the_handshake_stays() {
     let backend = Backend::manual().await;
     let keys = "headers = { request = { set = { X-App = \"chat\" } }, response = { set = { X-Node = \"hidden\" } } }\n";
@@ -158,6 +222,12 @@ async fn a_body_beyond_the_limit_gets_a_413() {
     assert_eq!(backend.requests().len(), before, "the length alone is enough");
     // The length is known only when the bytes arrive.
     assert_eq!(Raw::ask(proxy.web(), chunked(1001)).await.status(), 413);
+    // The rest is not waited for.
+    let mut endless = Raw::connect(proxy.web()).await;
+    let begun = chunked(1001);
+    endless.send(&begun[..begun.len() - 7]).await;
+    assert_eq!(endless.response().await.status(), 413);
+    drop(endless);
     drop(backend);
     proxy.finish().await;
 }

@@ -4,7 +4,12 @@ use super::*;
 use crate::config::{ListenerProtocol, RouteTo};
 
 fn backend(address: &str) -> BackendConfig {
-    BackendConfig { name: address.to_owned(), address: address.parse().unwrap(), weight: 1 }
+    BackendConfig {
+        name: address.to_owned(),
+        address: address.parse().unwrap(),
+        weight: 1,
+        backup: false,
+    }
 }
 
 fn config(addresses: &[&str]) -> Config {
