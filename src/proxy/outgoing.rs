@@ -17,7 +17,7 @@ use tokio::{
 use super::{
     client::ClientSide,
     mirror::MirrorCopy,
-    upload::{UploadCopy, BodyWatch, Upload, body_failure, body_fault},
+    upload::{BodyWatch, Upload, UploadCopy, body_failure, body_fault},
 };
 use crate::{
     error::{FailureKind, Phase, ProxyError, Side},
