@@ -37,7 +37,7 @@ mod variables;
 pub(crate) use self::{
     auth::AuthState,
     body::{BodyFilter, BodyStream, ReplyBody},
-    cache::{BodyCopy, CacheStore, PurgeTarget, ResponseStep},
+    cache::{BodyCopy, CacheStore, CacheTicket, PurgeTarget, ResponseStep},
     chain::{
         FilterChain, FilterState, FilteredRequest, Interception, PausedRequest, ResponseFilters,
         describe_limit,

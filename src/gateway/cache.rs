@@ -69,6 +69,8 @@ pub(crate) struct RouteCache {
 pub(crate) enum CacheAnswer {
     /// This is the reply.
     Stored(LocalReply),
+    /// This stale response is the reply. The request goes to the backend nevertheless, to renew it.
+    Renew(LocalReply, Box<CacheTicket>),
     /// The request goes to the backend.
     Forward(Box<CacheTicket>),
     /// Another request fetches the response. Ask again when the channel is closed, or after [`LONGEST_WAIT`].
@@ -146,13 +148,18 @@ impl RouteCache {
                     _ => None,
                 };
                 let asked = stored.asked(request);
+                let stale = (guard.is_some() && reuse == StoredReuse::WhileRevalidating)
+                    .then(|| stale_reply(&stored, request, now));
                 let mut ticket = self.ticket(key, reason, request, guard);
                 // A HEAD request cannot be answered with a 304 that has no body to go with.
                 if request.method == Method::GET {
                     stored.make_conditional(request);
                 }
                 ticket.validate(stored, asked);
-                CacheAnswer::Forward(Box::new(ticket))
+                match stale {
+                    Some(reply) => CacheAnswer::Renew(reply, Box::new(ticket)),
+                    None => CacheAnswer::Forward(Box::new(ticket)),
+                }
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
+use bytes::Bytes;
 use http::StatusCode;
 use moorline_http::{BodyLength, FieldId, Head, RequestHead, ResponseHead};
 
@@ -146,6 +147,8 @@ pub(crate) struct ResponseFilters {
     /// Keep the request and its tunnel counted.
     slots: Vec<LimitSlot>,
     cache: Option<Box<CacheTicket>>,
+    /// The reply, if the response of the backend is only for the cache.
+    stale: Option<Box<(ResponseHead, Bytes)>>,
     identity: Option<Box<RequestIdentity>>,
 }
 
@@ -310,6 +313,13 @@ fn look_up(
             response.cache = Some(ticket);
             None
         }
+        CacheAnswer::Renew(reply, ticket) => {
+            let LocalReply { head, body } = reply;
+            // Stored bodies are in memory.
+            let body = if let ReplyBody::Bytes(body) = body { body } else { Bytes::new() };
+            (response.cache, response.stale) = (Some(ticket), Some(Box::new((head, body))));
+            None
+        }
         CacheAnswer::Wait(receiver) => Some(PendingStep::Cache(receiver)),
         CacheAnswer::Pass => None,
     };
@@ -436,6 +446,17 @@ impl ResponseFilters {
         (self.edits, self.cors, self.limits) = (None, None, Vec::new());
         (self.compression, self.cache) = (None, None);
         (!self.slots.is_empty()).then_some(self)
+    }
+
+    /// Whether the response of the backend is only for the cache.
+    pub(crate) fn is_renewal(&self) -> bool {
+        self.stale.is_some()
+    }
+
+    /// Takes the stale reply, if the response of the backend is only for the cache.
+    pub(crate) fn take_stale(&mut self) -> Option<LocalReply> {
+        let (head, body) = *self.stale.take()?;
+        Some(LocalReply { head, body: ReplyBody::Bytes(body) })
     }
 
     /// Takes what the cache does with the response.

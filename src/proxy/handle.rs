@@ -50,12 +50,24 @@ pub(super) fn handle<'a>(
     let is_head = request.method == Method::HEAD;
     let keeps = traits.keeps && info.keeps_connections();
     match arrive(proxy, info, request, traits) {
-        Ok(arrival) => Box::pin(serve(arrival, client)),
+        Ok(arrival) => start(arrival, client),
         // A refused request may have a body.
         Err(stopped) => match *stopped {
             Stopped::Refused(refused) => refused.answer(client, (is_head, keeps)),
             Stopped::Paused(paused) => Box::pin(waiting::serve(paused, client, (is_head, keeps))),
         },
+    }
+}
+
+/// Serves a request that has its destination, or answers it with a stale response that another task renews.
+pub(super) fn start<'a>(mut arrival: Arrival<'a>, client: &'a mut ClientSide) -> Handling<'a> {
+    let stale = arrival.state.response.as_mut().and_then(|filters| filters.take_stale());
+    match stale {
+        None => Box::pin(serve(arrival, client)),
+        Some(reply) => Box::pin(async move {
+            let step = arrival.answer_with(reply);
+            arrival.conclude(client, step).await
+        }),
     }
 }
 

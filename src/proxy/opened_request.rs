@@ -18,6 +18,7 @@ use super::{
     mirror::MirrorCopy,
     outgoing::Outgoing,
     reply::{self, OwnReply, ReplyContext},
+    revalidate,
     split::{self, OpenShares},
     validate::{self, ValidatedRequest},
     websocket,
@@ -332,6 +333,11 @@ impl<'a> OpenedRequest<'a> {
         state.prepare(&mut request, &origin);
         if let Some(host) = other_host {
             request.head.set(FieldId::Host, host.as_bytes());
+        }
+        if let Some(filters) = state.response.as_mut().filter(|filters| filters.is_renewal())
+            && let Some(ticket) = filters.take_cache()
+        {
+            revalidate::start(ticket, &request, &state, sender.id.as_str());
         }
         let copy = |target| MirrorCopy::of(target, &request, &state, sender.id.as_str());
         let mirror = target.1.mirror.as_ref().and_then(copy);

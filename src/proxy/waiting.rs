@@ -86,5 +86,5 @@ pub(super) async fn serve<'a>(
             },
         }
     };
-    Box::pin(handle::serve(arrival, client)).await
+    handle::start(arrival, client).await
 }
