@@ -69,7 +69,7 @@ pub(crate) struct RouteCache {
 pub(crate) enum CacheAnswer {
     /// This is the reply.
     Stored(LocalReply),
-    /// This stale response is the reply. The request goes to the backend nevertheless, to renew it.
+    /// This stale response is the reply. The request still goes to the backend, to renew it.
     Renew(LocalReply, Box<CacheTicket>),
     /// The request goes to the backend.
     Forward(Box<CacheTicket>),
