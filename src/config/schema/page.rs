@@ -180,8 +180,9 @@ fn size(bytes: u64) -> String {
 /// The anchor of a section's heading, as mdBook and GitHub make it.
 fn anchor(section: &Section) -> String {
     let slug = |section: &Section| -> String {
-        let kept = |c: &char| c.is_ascii_alphanumeric() || *c == '_';
-        section.heading.chars().filter(kept).map(|c| c.to_ascii_lowercase()).collect()
+        let kept = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | ' ');
+        let slug: String = section.heading.chars().filter(kept).collect();
+        slug.to_ascii_lowercase().replace(' ', "-")
     };
     let own = slug(section);
     let before = SECTIONS.iter().take_while(|known| !std::ptr::eq(**known, section));
