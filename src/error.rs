@@ -59,6 +59,12 @@ pub enum FailureKind {
     UnsupportedCoding,
     /// A buffered body that exceeds its limit.
     BodyTooLarge,
+    /// A body with a content coding that the proxy cannot decode and must.
+    ContentCoding,
+    /// A body with a media type that the proxy cannot change and must.
+    MediaType,
+    /// A body that cannot be changed as the route says.
+    Unchangeable,
     /// No route matches the host and path.
     NoRoute,
     /// No file has the name that the path asks for.
@@ -215,6 +221,9 @@ impl fmt::Display for FailureKind {
             Self::UnsupportedVersion => "unsupported HTTP version",
             Self::UnsupportedCoding => "unsupported transfer coding",
             Self::BodyTooLarge => "body too large",
+            Self::ContentCoding => "unsupported content coding",
+            Self::MediaType => "unsupported media type",
+            Self::Unchangeable => "the body cannot be changed",
             Self::NoRoute => "no route matches",
             Self::NoFile => "no such file",
             Self::Misdirected => "host served on passthrough connections only",

@@ -5,8 +5,8 @@
 //! comparison.
 //!
 //! Filters run in a fixed order, whatever the file says: addresses, maintenance, CORS, size of the body, limits,
-//! messages, authentication, rewriting, fields. On the way back: fields, then CORS, so that no edit can forge a grant,
-//! then compression.
+//! messages, authentication, rewriting, fields, transformation. On the way back: transformation, fields, then CORS, so that no
+//! edit can forge a grant, then compression.
 //!
 //! Invariants:
 //!
@@ -27,11 +27,14 @@ mod chain;
 mod compress;
 mod conditions;
 mod cors;
+mod decoding;
+mod document;
 mod fields;
 mod files;
 mod limits;
 mod local;
 mod rewrite;
+mod transform;
 mod variables;
 
 pub(crate) use self::{
@@ -46,5 +49,6 @@ pub(crate) use self::{
     files::{FileRequest, StaticFiles},
     limits::Limiters,
     local::{LocalAnswer, LocalOutcome, LocalReply},
+    transform::{DocumentChange, RequestBodyChange, ResponseBodyChange, describe_nothing},
     variables::{FilterFacts, RequestClass},
 };

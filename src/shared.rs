@@ -42,6 +42,8 @@ pub struct SharedState {
     pub log: Arc<ArcSwap<AccessLog>>,
     /// Memory for request bodies during owner searches, in KiB, for the whole process.
     pub search_memory: Arc<Semaphore>,
+    /// Memory for bodies that are changed as a whole, in KiB, for the whole process.
+    pub body_memory: Arc<Semaphore>,
     /// Limits over all clients.
     pub limits: ClientLimits,
     /// Challenge responses for ACME servers.

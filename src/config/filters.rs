@@ -3,9 +3,11 @@
 mod auth;
 mod bodies;
 pub(super) mod throttle;
+mod transform;
 
 pub(super) use bodies::files;
 pub(super) mod cache;
+pub(crate) use transform::{TEMPLATE_NAME, body_template};
 
 use regex::Regex;
 
@@ -74,6 +76,8 @@ pub(super) fn filters(table: &TomlTable<'_>) -> FilterConfig {
         maintenance: read("maintenance").and_then(|value| maintenance(&value)),
         compress: read("compress").and_then(|value| bodies::compress(&value)),
         messages: read("messages").and_then(|value| throttle::messages(&value)),
+        decompress: read("decompress").and_then(|value| transform::decompress(&value)),
+        transform: read("transform").map(|value| transform::transform(&value)).unwrap_or_default(),
         limits: read("limits").map(|value| throttle::limits(&value)).unwrap_or_default(),
         cache: read("cache").and_then(|value| cache::cache(&value)),
     }

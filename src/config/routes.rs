@@ -194,6 +194,12 @@ fn target(
         let wrong = InvalidValue::new(format!("`{first}` and `{second}` cannot be used together"));
         table.refuse(&[second], |_| wrong.clone().help("remove one of the two"));
     }
+    if first.is_some_and(|first| !matches!(first, "pool" | "split")) {
+        table.refuse(&["decompress", "transform"], |key| {
+            let wrong = InvalidValue::new(format!("`{key}` is used with `pool` or `split` only"));
+            wrong.help("remove it: only bodies to and from backends are changed")
+        });
+    }
     match first {
         Some("split") => {
             table.value("split").and_then(|value| split::split(&value, pool)).map(RouteTo::Split)

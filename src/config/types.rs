@@ -24,7 +24,9 @@ pub use self::{
         AuthConfig, JWT_ALGORITHMS, JwtAlgorithm, JwtConfig, KeySource, SessionAuthConfig,
         TokenPlace,
     },
-    bodies::{CompressConfig, ContentCoding, FilesConfig},
+    bodies::{
+        BodyChange, CompressConfig, ContentCoding, DecompressConfig, FilesConfig, TransformConfig,
+    },
     cache::{CacheConfig, CacheStoreConfig},
     conditions::{CertificateCondition, RouteConditions, TextCondition},
     discovery::{BackendSource, Dns, HttpSource},

@@ -32,6 +32,9 @@ use crate::{
 /// Memory in KiB for request bodies that wait for owner searches, for the whole process.
 const SEARCH_MEMORY: usize = 256 * 1024;
 
+/// Memory in KiB for bodies that are changed as a whole, for the whole process.
+const BODY_MEMORY: usize = 256 * 1024;
+
 impl ControlTask {
     /// Applies the first configuration. Connections are accepted from here on, or from
     /// [`open`](Self::open) on if this process takes over from another one. `workers` run them.
@@ -153,6 +156,7 @@ fn shared_state(config: &Config) -> Result<Arc<SharedState>, ApplyError> {
         metrics,
         log: Arc::new(ArcSwap::from_pointee(log)),
         search_memory: Arc::new(Semaphore::new(SEARCH_MEMORY)),
+        body_memory: Arc::new(Semaphore::new(BODY_MEMORY)),
         challenges: Arc::default(),
         limiters: Default::default(),
         not_ready: AtomicBool::new(false),

@@ -19,12 +19,13 @@ use super::{
     limits::{Admitted, Denied, LimitReport, LimitSlot, Limiter, Limiters},
     local::LocalReply,
     rewrite::Rewrite,
+    transform::{RequestBodyChange, ResponseBodyChange, ResponseTransform, Transform},
     variables::FilterFacts,
 };
 use crate::{
     config::{
-        AddressRules, CompressConfig, CorsConfig, FilterConfig, HeaderEdits, MaintenanceConfig,
-        MessagesConfig, RewriteConfig, Timeouts,
+        AddressRules, CompressConfig, CorsConfig, DecompressConfig, FilterConfig, HeaderEdits,
+        MaintenanceConfig, MessagesConfig, RewriteConfig, Timeouts,
     },
     error::{FailureKind, Phase, ProxyError, Side},
     tunnel::MessageLimits,
@@ -53,6 +54,8 @@ enum Filter {
     RequestFields(HeaderEdits),
     ResponseFields(HeaderEdits),
     Compress(CompressConfig),
+    Decompress(DecompressConfig),
+    Transform(Transform),
     Cache(RouteCache),
 }
 
@@ -80,6 +83,8 @@ pub(crate) struct FilteredRequest {
     pub(crate) host: Option<Box<str>>,
     /// Maximum size of the body; `None`: unlimited.
     pub(crate) max_body: Option<u64>,
+    /// What is done with the body.
+    pub(crate) body: Option<Box<RequestBodyChange>>,
 }
 
 /// Why a request does not reach a backend.
@@ -141,6 +146,7 @@ pub(crate) struct ResponseFilters {
     edits: Option<RenderedEdits>,
     cors: Option<CorsGrant>,
     compression: Option<Compression>,
+    transform: Option<Box<ResponseTransform>>,
     limits: Vec<LimitReport>,
     /// Limits on the messages of a tunnel.
     messages: Option<MessageLimits>,
@@ -155,7 +161,7 @@ pub(crate) struct ResponseFilters {
 impl FilteredRequest {
     /// Creates the result of no filter.
     pub(crate) fn unchanged(request: RequestHead) -> Self {
-        Self { request, response: None, host: None, max_body: None }
+        Self { request, response: None, host: None, max_body: None, body: None }
     }
 }
 
@@ -171,6 +177,8 @@ impl FilterChain {
             max_body,
             maintenance,
             compress,
+            decompress,
+            transform,
             limits,
             messages,
             auth,
@@ -193,6 +201,8 @@ impl FilterChain {
             some(request_headers).map(Filter::RequestFields),
             some(response_headers).map(Filter::ResponseFields),
             compress.clone().map(Filter::Compress),
+            decompress.map(Filter::Decompress),
+            Transform::new(transform).map(Filter::Transform),
             cache.clone().map(|cache| {
                 Filter::Cache(RouteCache::new(cache, kept.route, Arc::clone(kept.cache)))
             }),
@@ -300,7 +310,7 @@ fn look_up(
     facts: &FilterFacts<'_>,
     waits: bool,
 ) -> Result<FilteredRequest, FilterStop> {
-    let FilteredRequest { mut request, response, host, max_body } = passed;
+    let FilteredRequest { mut request, response, host, max_body, body } = passed;
     let mut response = response.unwrap_or_default();
     let pending = match cache.look_up(&mut request, facts, waits) {
         CacheAnswer::Stored(reply) => {
@@ -323,7 +333,7 @@ fn look_up(
         CacheAnswer::Wait(receiver) => Some(PendingStep::Cache(receiver)),
         CacheAnswer::Pass => None,
     };
-    let passed = FilteredRequest { request, response: Some(response), host, max_body };
+    let passed = FilteredRequest { request, response: Some(response), host, max_body, body };
     match pending {
         Some(pending) => Err(FilterStop::Waits(Box::new(passed), pending)),
         None => Ok(passed),
@@ -404,10 +414,21 @@ impl Filter {
                 passed.response.get_or_insert_default().edits = Some(edits);
             }
             // Bodies of Engine.IO and of upgraded connections are never changed.
-            Self::Compress(_) if facts.is_engine || facts.upgrade => {}
+            Self::Compress(_) | Self::Decompress(_) | Self::Transform(_)
+                if facts.is_engine || facts.upgrade => {}
             Self::Compress(config) => {
                 let compression = Compression::of(config, &passed.request);
                 passed.response.get_or_insert_default().compression = Some(compression);
+            }
+            Self::Decompress(limits) => {
+                let decoding = RequestBodyChange::decoding(*limits, &passed.request);
+                passed.body = decoding.map_err(refused)?;
+            }
+            Self::Transform(transform) => {
+                let FilteredRequest { request, body, .. } = &mut passed;
+                transform.request(request, facts, body).map_err(refused)?;
+                let transform = transform.response(request, facts);
+                passed.response.get_or_insert_default().transform = Some(Box::new(transform));
             }
             Self::Cache(cache) => passed = look_up(cache, passed, facts, true)?,
         }
@@ -444,7 +465,7 @@ impl ResponseFilters {
     pub(crate) fn into_tunnel(mut self: Box<Self>) -> Option<Box<Self>> {
         self.slots.retain(LimitSlot::is_tunnel);
         (self.edits, self.cors, self.limits) = (None, None, Vec::new());
-        (self.compression, self.cache) = (None, None);
+        (self.compression, self.transform, self.cache) = (None, None, None);
         (!self.slots.is_empty()).then_some(self)
     }
 
@@ -462,6 +483,17 @@ impl ResponseFilters {
     /// Takes what the cache does with the response.
     pub(crate) fn take_cache(&mut self) -> Option<Box<CacheTicket>> {
         self.cache.take()
+    }
+
+    /// Whether a response is transformed, which takes time.
+    pub(crate) fn transforms(&self) -> bool {
+        self.transform.is_some()
+    }
+
+    /// Begins to transform a response of a backend, whether it is stored or new: returns what is done with its body. Comes
+    /// first, and counts once.
+    pub(crate) fn begin(&mut self, head: &mut ResponseHead) -> Option<ResponseBodyChange> {
+        self.transform.take()?.begin(head)
     }
 
     /// Changes the head of a response. Edits come first, so that they cannot forge a grant.

@@ -38,7 +38,8 @@ const COMPRESSIBLE: [&str; 12] = [
 ];
 
 /// Fields that describe the bytes before the compression.
-const DIGESTS: [&[u8]; 4] = [b"content-digest", b"content-md5", b"digest", b"repr-digest"];
+pub(super) const DIGESTS: [&[u8]; 4] =
+    [b"content-digest", b"content-md5", b"digest", b"repr-digest"];
 
 /// The compression of the response to one request.
 #[derive(Debug)]

@@ -14,7 +14,7 @@ pub const TERMINATIONS: usize = SINGLE + SIDES * PHASES * KINDS;
 const SINGLE: usize = 14;
 const SIDES: usize = 3;
 const PHASES: usize = 9;
-const KINDS: usize = 46;
+const KINDS: usize = 49;
 
 /// All labels by index.
 static LABELS: LazyLock<Vec<Box<str>>> = LazyLock::new(|| {
@@ -160,6 +160,9 @@ pub fn kind(kind: FailureKind) -> &'static str {
         FailureKind::Unauthenticated(_) => "unauthenticated",
         FailureKind::Denied => "denied",
         FailureKind::AuthUnavailable => "auth_unavailable",
+        FailureKind::ContentCoding => "content_coding",
+        FailureKind::MediaType => "media_type",
+        FailureKind::Unchangeable => "unchangeable",
         FailureKind::Io => "io",
     }
 }
@@ -245,6 +248,9 @@ const KIND_ORDER: [FailureKind; KINDS] = [
     FailureKind::Unauthenticated(""),
     FailureKind::Denied,
     FailureKind::AuthUnavailable,
+    FailureKind::ContentCoding,
+    FailureKind::MediaType,
+    FailureKind::Unchangeable,
 ];
 
 fn kind_index(kind: FailureKind) -> usize {
@@ -295,6 +301,9 @@ fn kind_index(kind: FailureKind) -> usize {
         FailureKind::Unauthenticated(_) => 43,
         FailureKind::Denied => 44,
         FailureKind::AuthUnavailable => 45,
+        FailureKind::ContentCoding => 46,
+        FailureKind::MediaType => 47,
+        FailureKind::Unchangeable => 48,
     }
 }
 

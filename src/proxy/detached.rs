@@ -68,6 +68,13 @@ impl DetachedRequest {
         Self { pool, method: request.method.clone(), head: head.filled().into(), client, from }
     }
 
+    /// Replaces the head, for a body of another length.
+    pub(super) fn replace_head(&mut self, request: &RequestHead, length: BodyLength) {
+        let mut head = Buffer::new();
+        request.write(&mut head, length, None);
+        self.head = head.filled().into();
+    }
+
     /// Sends the request, with a body as it is framed for the backend, and reads the head of the response.
     ///
     /// # Errors

@@ -19,7 +19,7 @@ use super::{
     cookie,
     deliver::Delivery,
     inspect::inspect,
-    local_reply,
+    local_reply::{DeferredReply, ReplySource},
     opened_request::answered,
     reply::{self, OwnReply},
     session_detect::{self, OpenDetection},
@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     error::{FailureKind, Phase, ProxyError},
-    gateway::{LocalReply, ResponseStep},
+    gateway::{BodyCopy, LocalReply, ResponseBodyChange, ResponseStep},
     shared::SharedState,
     upstream::Backend,
 };
@@ -63,6 +63,7 @@ pub(super) fn handle<'a>(
 pub(super) fn start<'a>(mut arrival: Arrival<'a>, client: &'a mut ClientSide) -> Handling<'a> {
     let stale = arrival.state.response.as_mut().and_then(|filters| filters.take_stale());
     match stale {
+        None if arrival.outgoing.changes_body() => Box::pin(serve_changed(arrival, client)),
         None => Box::pin(serve(arrival, client)),
         Some(reply) => Box::pin(async move {
             let step = arrival.answer_with(reply);
@@ -75,7 +76,9 @@ pub(super) fn start<'a>(mut arrival: Arrival<'a>, client: &'a mut ClientSide) ->
 enum Step {
     /// Read the beginning of a handshake's response, which may open a session.
     Detect(Box<AttemptOutcome>, OpenDetection),
-    /// Deliver a response whose body is changed.
+    /// Change the body of a response as a whole.
+    Change(Box<(AttemptOutcome, ResponseBodyChange, Option<Box<BodyCopy>>)>),
+    /// Deliver a response whose body is changed piece by piece.
     Stream(Box<StreamedDelivery>),
     /// Start the tunnel.
     Tunnel(Box<AttemptOutcome>),
@@ -88,7 +91,7 @@ enum Step {
 }
 
 /// Sends the request to its destination and answers it. The arrival is much of what a held poll costs.
-pub(super) fn serve<'a>(
+fn serve<'a>(
     mut arrival: Arrival<'a>,
     client: &'a mut ClientSide,
 ) -> impl Future<Output = Flow> + Send {
@@ -105,6 +108,20 @@ pub(super) fn serve<'a>(
             return poll_fn(|cx| delivery.poll(cx, client, outgoing)).await;
         };
         Box::pin(arrival.conclude(client, step)).await
+    }
+}
+
+/// Changes the body of the request, and serves it then.
+async fn serve_changed(mut arrival: Arrival<'_>, client: &mut ClientSide) -> Flow {
+    arrival.state.scope.enter(Phase::RequestBody);
+    let pause = arrival.state.pool.config().timeouts.body_idle;
+    let memory = &arrival.state.proxy.body_memory;
+    match Box::pin(arrival.outgoing.change_body(client, pause, memory)).await {
+        Ok(()) => serve(arrival, client).await,
+        Err(error) => {
+            let step = arrival.fail(client, &error);
+            arrival.conclude(client, step).await
+        }
     }
 }
 
@@ -125,7 +142,7 @@ impl<'p> Arrival<'p> {
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             let accept = self.accept.as_deref().unwrap_or_default();
             return match websocket::check(&head.head, accept) {
-                Ok(()) => self.answer(client, reached),
+                Ok(()) => self.answer(client, reached, None),
                 Err(error) => Err(self.fail(client, &error)),
             };
         }
@@ -133,7 +150,7 @@ impl<'p> Arrival<'p> {
             self.state.is_polling_handshake() && self.state.pool.config().sticky.engine_io;
         match OpenDetection::of(head).filter(|_| handshake) {
             Some(detection) => Err(Step::Detect(Box::new(reached), detection)),
-            None => self.answer(client, reached),
+            None => self.answer(client, reached, None),
         }
     }
 
@@ -143,15 +160,17 @@ impl<'p> Arrival<'p> {
             step = match step {
                 Step::Detect(mut reached, detection) => {
                     let learned = self.state.learn_session(client, &mut reached, detection).await;
-                    let answered = match learned {
-                        Ok(()) => self.answer(client, *reached),
-                        Err(error) => Err(self.fail(client, &error)),
-                    };
-                    match answered {
-                        Ok(mut delivery) => {
-                            let outgoing = &mut self.outgoing;
-                            return poll_fn(|cx| delivery.poll(cx, client, outgoing)).await;
-                        }
+                    match self.proceed(client, (*reached, None), learned).await {
+                        Ok(flow) => return flow,
+                        Err(step) => step,
+                    }
+                }
+                Step::Change(begun) => {
+                    let (mut reached, change, mut copy) = *begun;
+                    let change = (change, &mut copy);
+                    let changed = self.change_response(client, &mut reached, change).await;
+                    match self.proceed(client, (reached, copy), changed).await {
+                        Ok(flow) => return flow,
                         Err(step) => step,
                     }
                 }
@@ -163,9 +182,14 @@ impl<'p> Arrival<'p> {
                     return tunnel_start::tunnel(&mut self.state, client, *reached).await;
                 }
                 Step::Stored(reply, answered) => {
-                    let (scope, filters) = (self.state.scope.take(), self.state.response.take());
-                    let made = (*reply, filters.as_deref());
-                    return local_reply::deliver(client, scope, made, answered).await;
+                    let state = &mut self.state;
+                    let stored = DeferredReply {
+                        scope: state.scope.take(),
+                        context: state.reply_context.take(),
+                        filters: state.response.take(),
+                        source: ReplySource::Ready(reply),
+                    };
+                    return Box::pin(stored.answer(client, answered)).await;
                 }
                 Step::Reply(reply, answered) => {
                     return connection::answer(client, *reply, answered).await;
@@ -175,11 +199,25 @@ impl<'p> Arrival<'p> {
         }
     }
 
-    /// Begins to answer the client with the response of the backend.
+    /// Delivers a response after a step with its body.
+    async fn proceed(
+        &mut self,
+        client: &mut ClientSide,
+        (reached, copy): (AttemptOutcome, Option<Box<BodyCopy>>),
+        done: Result<(), ProxyError>,
+    ) -> Result<Flow, Step> {
+        done.map_err(|error| self.fail(client, &error))?;
+        let mut delivery = self.answer(client, reached, copy)?;
+        let outgoing = &mut self.outgoing;
+        Ok(poll_fn(|cx| delivery.poll(cx, client, outgoing)).await)
+    }
+
+    /// Begins to answer the client with the response of the backend. `copy`: a copy for the cache that has begun.
     fn answer(
         &mut self,
         client: &mut ClientSide,
         mut reached: AttemptOutcome,
+        mut copy: Option<Box<BodyCopy>>,
     ) -> Result<Delivery, Step> {
         let Self { state, outgoing, .. } = self;
         let status = reached.answer.head.status;
@@ -191,15 +229,18 @@ impl<'p> Arrival<'p> {
         let head = &mut reached.answer.head;
         // Before fields are added: a response must not remove them by naming them in `Connection`.
         head.strip_hop_by_hop();
-        let mut copy = None;
         if let Some(filters) = &mut state.response {
             match filters.take_cache().map(|ticket| ticket.respond(head)) {
                 Some(ResponseStep::Replace(reply)) => return Err(self.replace(reached, reply)),
                 Some(ResponseStep::Copy(begun)) => copy = Some(begun),
                 Some(ResponseStep::Deliver) | None => {}
             }
+            if let Some(change) = filters.begin(head) {
+                return Err(Step::Change(Box::new((reached, change, copy))));
+            }
             filters.apply(head);
         }
+        let status = head.status;
         let backend = reached.answer.lease.backend();
         let facts = (state.engine.as_ref(), &state.method, state.upgrade);
         if cookie::is_set_by_reply(&state.pool, facts, status) {
@@ -273,7 +314,8 @@ impl<'p> Arrival<'p> {
     fn answer_with(&mut self, mut reply: LocalReply) -> Step {
         let state = &mut self.state;
         state.scope.received(self.outgoing.bytes());
-        if reply.is_large() {
+        let transforms = state.response.as_ref().is_some_and(|filters| filters.transforms());
+        if reply.is_large() || transforms {
             return Step::Stored(Box::new(reply), self.answered());
         }
         if let Some(filters) = &state.response {

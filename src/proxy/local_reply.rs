@@ -19,8 +19,10 @@ use super::{
     streamed::StreamedDelivery,
 };
 use crate::{
-    error::Phase,
-    gateway::{BodyStream, FileRequest, LocalReply, ReplyBody, ResponseFilters},
+    error::{Phase, ProxyError},
+    gateway::{
+        BodyStream, FileRequest, LocalReply, ReplyBody, ResponseBodyChange, ResponseFilters,
+    },
     stream_log::StreamScope,
 };
 
@@ -46,7 +48,15 @@ impl DeferredReply {
         let Self { mut scope, context, filters, source } = self;
         let file = match source {
             ReplySource::File(file) => file,
-            ReplySource::Ready(made) => {
+            ReplySource::Ready(mut made) => {
+                let mut filters = filters;
+                if let Some(filters) = &mut filters
+                    && let Err(error) =
+                        transform(&mut made, filters, (&context, &mut scope), &request).await
+                {
+                    let reply = reply::refuse(scope, &error, &context);
+                    return connection::answer(client, reply, request).await;
+                }
                 return deliver(client, scope, (*made, filters.as_deref()), request).await;
             }
         };
@@ -70,8 +80,41 @@ impl DeferredReply {
     }
 }
 
+/// Transforms a stored response, as one of a backend.
+///
+/// # Errors
+/// It must not reach the client.
+async fn transform(
+    made: &mut LocalReply,
+    filters: &mut ResponseFilters,
+    (context, scope): (&ReplyContext, &mut StreamScope),
+    request: &Answered,
+) -> Result<(), ProxyError> {
+    let LocalReply { head, body } = made;
+    let ReplyBody::Bytes(bytes) = body else { return Ok(()) };
+    if !bytes.is_empty() {
+        head.set_length(bytes.len() as u64);
+    }
+    match filters.begin(head) {
+        None => {}
+        Some(ResponseBodyChange::Refused(error)) => return Err(error),
+        Some(ResponseBodyChange::ErrorPage) => {
+            *bytes = reply::replace(head, context, scope.record().id(), !request.is_head);
+        }
+        Some(ResponseBodyChange::Document(change)) => {
+            let passes = change.passes_faults();
+            match change.change(bytes.clone(), &mut head.head).await {
+                Ok(changed) => *bytes = changed,
+                Err(_) if passes => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Delivers a response that is made here, piece by piece.
-pub(super) async fn deliver(
+async fn deliver(
     client: &mut ClientSide,
     mut scope: StreamScope,
     (made, filters): (LocalReply, Option<&ResponseFilters>),

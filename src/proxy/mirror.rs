@@ -84,6 +84,15 @@ impl MirrorCopy {
         true
     }
 
+    /// Sends the copy with another body, which has replaced that of the client.
+    pub(super) fn send_with(mut self: Box<Self>, request: &RequestHead, body: &[u8]) {
+        self.request.replace_head(request, BodyLength::Exactly(body.len() as u64));
+        self.chunked = false;
+        if self.add(body) {
+            self.send();
+        }
+    }
+
     /// Sends the complete copy by another task.
     pub(super) fn send(self: Box<Self>) {
         tokio::spawn(async move {

@@ -293,7 +293,7 @@ impl<'a> OpenedRequest<'a> {
         target: (&Arc<PoolSnapshot>, &RouteTarget),
         (hops, forwarded_always): (usize, bool),
     ) -> Arrival<'a> {
-        let FilteredRequest { mut request, response, host: other_host, max_body } = passed;
+        let FilteredRequest { mut request, response, host: other_host, max_body, body } = passed;
         let info = self.info;
         let mut state = self.into_state((&request, traits), sender, (host, upgrade), target);
         state.response = response;
@@ -345,7 +345,7 @@ impl<'a> OpenedRequest<'a> {
         state.pool.upstream.note_request();
         let scan = state.close_scan();
         let outgoing = Outgoing::new(request, state.upgrade, scan);
-        let outgoing = outgoing.limited_to(max_body).copied_to(mirror);
+        let outgoing = outgoing.limited_to(max_body).copied_to(mirror).changed_by(body);
         Arrival { state, outgoing, destination, from, accept }
     }
 
@@ -363,7 +363,7 @@ impl<'a> OpenedRequest<'a> {
         filters: Box<ResponseFilters>,
         unread: bool,
     ) -> Box<Stopped<'a>> {
-        if reply.is_large() {
+        if reply.is_large() || filters.transforms() {
             return self.deferred(ReplySource::Ready(Box::new(reply)), Some(filters), unread);
         }
         filters.apply_local(&mut reply);

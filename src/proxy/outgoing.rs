@@ -1,32 +1,25 @@
 //! The request that is sent to backends: prepared once, sent as often as the retry rules allow.
 
-use std::{
-    future::poll_fn,
-    mem,
-    sync::Arc,
-    task::{Context, Poll, ready},
-    time::Duration,
-};
+use std::{mem, sync::Arc, time::Duration};
 
-use moorline_http::{BodyDecoder, BodyLength, Buffer, ChunkedOutput, FieldId, RequestHead};
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::Instant,
-};
+use moorline_http::{BodyLength, Buffer, FieldId, RequestHead};
+use tokio::{sync::Semaphore, time::Instant};
 
 use super::{
     client::ClientSide,
     mirror::MirrorCopy,
-    upload::{BodyWatch, Upload, UploadCopy, body_failure, body_fault},
+    upload::{BodyWatch, Upload, UploadCopy, body_failure},
+    whole_body::{self, BodyLimits, MemoryShare, ReadBody},
 };
 use crate::{
     error::{FailureKind, Phase, ProxyError, Side},
+    gateway::RequestBodyChange,
     sticky::engine_io::CloseScan,
 };
 
 /// Maximum size of a body that is held in memory during an owner search. Socket.IO servers accept 1
 /// MB by default, a third more in base64.
-const MAX_BUFFERED: usize = 4 * 1024 * 1024;
+const MAX_BUFFERED: u64 = 4 * 1024 * 1024;
 
 /// A request for a backend.
 #[derive(Debug)]
@@ -50,8 +43,8 @@ pub(super) struct Outgoing {
     most: u64,
     /// Bytes of a body in memory.
     buffered: u64,
-    /// Share of the common memory limit that a buffered body uses.
-    memory: Option<Box<OwnedSemaphorePermit>>,
+    /// Share of a memory limit that bodies of this request and its response use.
+    pub(super) memory: MemoryShare,
 }
 
 /// How far the request is.
@@ -83,6 +76,8 @@ enum BodySource {
     Buffered(Box<[u8]>),
     /// Still to be read from the client.
     Client(BodyLength),
+    /// Still to be read from the client, and to be changed before it is sent.
+    Unchanged(BodyLength, Box<RequestBodyChange>),
     /// Being sent to a backend; cannot be repeated.
     Taken,
 }
@@ -107,7 +102,7 @@ impl Outgoing {
             scan,
             most: u64::MAX,
             buffered: 0,
-            memory: None,
+            memory: MemoryShare::default(),
         }
     }
 
@@ -125,6 +120,14 @@ impl Outgoing {
         self
     }
 
+    /// Changes the body before it is sent.
+    pub(super) fn changed_by(mut self, change: Option<Box<RequestBodyChange>>) -> Self {
+        if let (Some(change), BodySource::Client(length)) = (change, &self.body) {
+            self.body = BodySource::Unchanged(*length, change);
+        }
+        self
+    }
+
     /// Bytes of the body that the client has sent.
     pub(super) fn bytes(&self) -> u64 {
         self.buffered + self.last().map_or(0, Upload::bytes)
@@ -134,7 +137,7 @@ impl Outgoing {
     pub(super) fn has_read_all(&self) -> bool {
         match &self.body {
             BodySource::Buffered(_) => true,
-            BodySource::Client(_) => false,
+            BodySource::Client(_) | BodySource::Unchanged(..) => false,
             BodySource::Taken => self.last().is_some_and(Upload::has_read_all),
         }
     }
@@ -208,7 +211,7 @@ impl Outgoing {
 
     fn begin(&mut self, now: Instant) -> Upload {
         let (length, streamed) = match &self.body {
-            BodySource::Client(length) => (*length, true),
+            BodySource::Client(length) | BodySource::Unchanged(length, _) => (*length, true),
             BodySource::Buffered(bytes) => (BodyLength::Exactly(bytes.len() as u64), false),
             BodySource::Taken => (BodyLength::Exactly(0), false),
         };
@@ -223,7 +226,7 @@ impl Outgoing {
         let mut first = self.write_head(length, streamed && !copies);
         match &self.body {
             BodySource::Buffered(bytes) => first.push(bytes),
-            BodySource::Client(_) => self.body = BodySource::Taken,
+            BodySource::Client(_) | BodySource::Unchanged(..) => self.body = BodySource::Taken,
             BodySource::Taken => {}
         }
         let scan = self.scan.filter(|_| streamed);
@@ -268,95 +271,105 @@ impl Outgoing {
         memory: &Arc<Semaphore>,
     ) -> Result<(), ProxyError> {
         let BodySource::Client(length) = self.body else { return Ok(()) };
+        let limits = BodyLimits { most: MAX_BUFFERED, pause, memory, keeps: false };
+        match self.read(client, length, limits).await? {
+            ReadBody::Whole(bytes) => {
+                let closes = self.scan.is_some_and(|mut scan| {
+                    scan.feed(&bytes);
+                    scan.closes()
+                });
+                (self.buffered, self.closes) = (bytes.len() as u64, closes);
+                self.hold(bytes);
+                Ok(())
+            }
+            ReadBody::TooLarge => {
+                let (side, kind) = (Side::Client, FailureKind::BodyTooLarge);
+                Err(ProxyError::new(side, Phase::Select, kind))
+            }
+        }
+    }
+
+    /// Whether the body is changed before a backend gets it.
+    pub(super) fn changes_body(&self) -> bool {
+        matches!(self.body, BodySource::Unchanged(..))
+    }
+
+    /// Reads the body into memory, and changes it as the route says. `pause` is the maximum time without a byte.
+    ///
+    /// # Errors
+    /// The body must not reach a backend.
+    pub(super) async fn change_body(
+        &mut self,
+        client: &mut ClientSide,
+        pause: Duration,
+        memory: &Arc<Semaphore>,
+    ) -> Result<(), ProxyError> {
+        let body = mem::replace(&mut self.body, BodySource::Taken);
+        let BodySource::Unchanged(length, change) = body else {
+            self.body = body;
+            return Ok(());
+        };
+        // As it is, unless something else follows.
+        self.body = BodySource::Client(length);
+        let (most, keeps) = (change.limit(), change.passes_large());
+        let announced = matches!(length, BodyLength::Exactly(length) if length > most);
+        if announced && keeps {
+            return Ok(());
+        }
+        let limits = BodyLimits { most, pause, memory, keeps };
+        let read = match announced {
+            true => ReadBody::TooLarge,
+            false => self.read(client, length, limits).await?,
+        };
+        let body = match read {
+            ReadBody::Whole(body) => body,
+            ReadBody::TooLarge if keeps => return Ok(()),
+            ReadBody::TooLarge => return Err(body_failure(FailureKind::BodyTooLarge)),
+        };
+        self.buffered = body.len() as u64;
+        self.memory.reach(change.most_decoded(self.buffered), memory)?;
+        let Stage::Prepared(request, _) = &mut self.stage else { return Ok(()) };
+        let body = change.change(body.into(), self.most, &mut request.head).await?;
+        self.hold(body.into());
+        Ok(())
+    }
+
+    /// Reads the body into memory.
+    async fn read(
+        &mut self,
+        client: &mut ClientSide,
+        length: BodyLength,
+        limits: BodyLimits<'_>,
+    ) -> Result<ReadBody, ProxyError> {
         if self.expects {
             client.queue_continue();
+            // The length is known now, or the body is put back: either way, nothing waits for the backend.
+            self.expects = false;
+            if let Stage::Prepared(request, _) = &mut self.stage {
+                request.head.remove(FieldId::Expect);
+            }
         }
-        let mut reader = BodyReader {
-            decoder: BodyDecoder::new(length, ChunkedOutput::Decoded),
-            bytes: Vec::new(),
-            until: Instant::now() + pause,
-            pause,
-        };
-        while !poll_fn(|cx| reader.poll_piece(cx, client)).await? {
-            self.charge(reader.bytes.len(), memory)?;
+        let bounded = BodyLimits { most: limits.most.min(self.most), ..limits };
+        let read = whole_body::of_request(client, length, &bounded, &mut self.memory).await?;
+        match read {
+            ReadBody::TooLarge if self.most <= limits.most => {
+                Err(body_failure(FailureKind::BodyTooLarge))
+            }
+            read => Ok(read),
         }
-        self.charge(reader.bytes.len(), memory)?;
-        let closes = self.scan.is_some_and(|mut scan| {
-            scan.feed(&reader.bytes);
-            scan.closes()
-        });
-        (self.buffered, self.closes) = (reader.bytes.len() as u64, closes);
-        self.body = BodySource::Buffered(reader.bytes.into());
-        // The length is known now; the chunk sizes of the client need not be preserved.
-        self.expects = false;
-        if let Stage::Prepared(request, _) = &mut self.stage {
-            request.head.remove(FieldId::Expect);
-            if length == BodyLength::Chunked && self.buffered == 0 {
+    }
+
+    /// Sends this body, with its length.
+    fn hold(&mut self, body: Vec<u8>) {
+        if let Stage::Prepared(request, mirror) = &mut self.stage {
+            request.head.remove(FieldId::ContentLength);
+            if let Some(mirror) = mirror.take() {
+                mirror.send_with(request, &body);
+            }
+            if body.is_empty() {
                 request.head.set(FieldId::ContentLength, "0");
             }
         }
-        Ok(())
-    }
-
-    /// Charges the memory of a body of this size.
-    fn charge(&mut self, bytes: usize, memory: &Arc<Semaphore>) -> Result<(), ProxyError> {
-        if bytes as u64 > self.most {
-            return Err(body_failure(FailureKind::BodyTooLarge));
-        }
-        if bytes > MAX_BUFFERED {
-            let (side, kind) = (Side::Client, FailureKind::BodyTooLarge);
-            return Err(ProxyError::new(side, Phase::Select, kind));
-        }
-        let held = self.memory.as_ref().map_or(0, |memory| memory.num_permits());
-        let missing = bytes.div_ceil(1024).saturating_sub(held);
-        let missing = u32::try_from(missing).unwrap_or(u32::MAX);
-        let share = Arc::clone(memory).try_acquire_many_owned(missing).map_err(|_| {
-            ProxyError::new(Side::Proxy, Phase::RequestBody, FailureKind::Saturated)
-        })?;
-        match &mut self.memory {
-            Some(held) => held.merge(share),
-            None => self.memory = Some(Box::new(share)),
-        }
-        Ok(())
-    }
-}
-
-/// Reads a body into memory.
-struct BodyReader {
-    decoder: BodyDecoder,
-    bytes: Vec<u8>,
-    until: Instant,
-    pause: Duration,
-}
-
-impl BodyReader {
-    /// Reads one piece; true at the end of the body.
-    fn poll_piece(
-        &mut self,
-        cx: &mut Context<'_>,
-        client: &mut ClientSide,
-    ) -> Poll<Result<bool, ProxyError>> {
-        let _ = client.poll_output(cx);
-        if client.input.is_none() {
-            match client.poll_input(cx) {
-                Poll::Ready(Ok(true)) => self.until = Instant::now() + self.pause,
-                Poll::Ready(Ok(false)) => {
-                    return Poll::Ready(Err(body_failure(FailureKind::Incomplete)));
-                }
-                Poll::Ready(Err(source)) => {
-                    return Poll::Ready(Err(body_failure(FailureKind::Reset).with_source(source)));
-                }
-                Poll::Pending => {
-                    ready!(client.timer.poll_until(cx, self.until));
-                    return Poll::Ready(Err(body_failure(FailureKind::TimedOut)));
-                }
-            }
-        }
-        let Some(mut piece) = client.input.take() else { return Poll::Ready(Ok(false)) };
-        let bytes = &mut self.bytes;
-        let decoded = self.decoder.decode(piece.filled_mut(), |run| bytes.extend_from_slice(run));
-        let consumed = decoded.map_err(body_fault)?.consumed;
-        client.input = piece.split_off(consumed);
-        Poll::Ready(Ok(self.decoder.is_ended()))
+        self.body = BodySource::Buffered(body.into());
     }
 }

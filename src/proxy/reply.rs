@@ -17,7 +17,7 @@ use super::{
 use crate::{
     config::{ErrorPages, Redirect},
     error::{FailureKind, Phase, ProxyError, Side},
-    gateway::{LocalReply, ReplyBody},
+    gateway::{LocalReply, ReplyBody, describe_nothing},
     sticky::engine_io::UNKNOWN_SID,
     stream_log::StreamScope,
 };
@@ -198,6 +198,9 @@ pub(super) fn error(error: &ProxyError, context: &ReplyContext, id: &str) -> Own
         FailureKind::MethodNotAllowed => {
             head.set(FieldId::Allow, "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
         }
+        FailureKind::ContentCoding if error.side == Side::Client => {
+            head.set(FieldId::AcceptEncoding, "gzip, deflate, br, zstd");
+        }
         FailureKind::UpgradeRequired => {
             head.set(FieldId::SecWebSocketVersion, "13");
             head.set(FieldId::Connection, "Upgrade");
@@ -234,6 +237,28 @@ fn described(text: ErrorText<'_>, format: ErrorFormat, pages: Option<&ErrorPages
     let mut reply = OwnReply::new(text.status, Bytes::new());
     reply.body = format.body(text, pages, reply.fields());
     reply
+}
+
+/// Replaces the body of a backend's response by an error reply. `has_body`: the client expects one.
+pub(super) fn replace(
+    head: &mut ResponseHead,
+    context: &ReplyContext,
+    id: &str,
+    has_body: bool,
+) -> Bytes {
+    describe_nothing(&mut head.head);
+    let message = match head.status.is_client_error() {
+        true => "The server refused the request.",
+        false => "The server could not answer the request.",
+    };
+    let text = ErrorText { status: head.status, message, id };
+    let body = context.format.body(text, context.pages.as_deref(), &mut head.head);
+    head.head.set(FieldId::XRequestId, id);
+    if !has_body {
+        return Bytes::new();
+    }
+    head.set_length(body.len() as u64);
+    body
 }
 
 /// Ends a failed request: closes its scope and returns the reply.
@@ -317,7 +342,13 @@ pub(crate) fn status(error: &ProxyError) -> StatusCode {
         FailureKind::BadRequest(_) | FailureKind::SessionGone => StatusCode::BAD_REQUEST,
         FailureKind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         FailureKind::UpgradeRequired => StatusCode::UPGRADE_REQUIRED,
+        FailureKind::BodyTooLarge | FailureKind::MediaType | FailureKind::ContentCoding
+            if error.side == Side::Backend =>
+        {
+            StatusCode::BAD_GATEWAY
+        }
         FailureKind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        FailureKind::MediaType | FailureKind::ContentCoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         FailureKind::HeaderTooLarge if error.side == Side::Client => {
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
         }
@@ -344,7 +375,10 @@ pub(crate) fn status(error: &ProxyError) -> StatusCode {
         }
         FailureKind::TimedOut if error.side == Side::Client => StatusCode::REQUEST_TIMEOUT,
         FailureKind::TimedOut => StatusCode::GATEWAY_TIMEOUT,
-        FailureKind::Incomplete | FailureKind::Reset | FailureKind::Malformed
+        FailureKind::Incomplete
+        | FailureKind::Reset
+        | FailureKind::Malformed
+        | FailureKind::Unchangeable
             if error.side == Side::Client =>
         {
             StatusCode::BAD_REQUEST
@@ -353,6 +387,7 @@ pub(crate) fn status(error: &ProxyError) -> StatusCode {
         | FailureKind::Reset
         | FailureKind::Incomplete
         | FailureKind::Malformed
+        | FailureKind::Unchangeable
         | FailureKind::HeaderTooLarge
         | FailureKind::BadUpgrade
         | FailureKind::Untrusted
@@ -379,6 +414,18 @@ pub(crate) fn sentence(error: &ProxyError) -> &'static str {
         (FailureKind::MethodNotAllowed, _) => "This method is not supported.",
         (FailureKind::UpgradeRequired, _) => "Only WebSocket version 13 is supported.",
         (FailureKind::BodyTooLarge, Phase::RequestBody) => "The request body is too large.",
+        (
+            FailureKind::BodyTooLarge
+            | FailureKind::MediaType
+            | FailureKind::ContentCoding
+            | FailureKind::Unchangeable,
+            Phase::ResponseBody,
+        ) => "The backend's response has a body that the proxy cannot change as it must.",
+        (FailureKind::MediaType, _) => "The media type of the request body is not supported here.",
+        (FailureKind::ContentCoding, _) => {
+            "The content coding of the request body is not supported here."
+        }
+        (FailureKind::Unchangeable, _) => "The request body is not valid JSON, or lacks a field.",
         (FailureKind::Forbidden, _) => "This address may not use this resource.",
         (FailureKind::RateLimited, _) => "Too many requests; try again later.",
         (FailureKind::QuotaUsed, _) => "The quota of requests is used up.",
@@ -416,8 +463,8 @@ pub(crate) fn sentence(error: &ProxyError) -> &'static str {
         }
         (FailureKind::NoBackend, _) => "No backend is available.",
         (FailureKind::SessionGone, _) => UNKNOWN_SID,
-        (FailureKind::Saturated, Phase::RequestBody) => {
-            "Too many request bodies wait for the search for the backends of their sessions."
+        (FailureKind::Saturated, Phase::RequestBody | Phase::ResponseBody) => {
+            "The proxy holds too many bodies in memory; try again in a moment."
         }
         (FailureKind::Saturated, _) => "Every connection to the backend is in use.",
         (FailureKind::TooMany, _) => "Too many connections from your address are open.",

@@ -6,6 +6,7 @@ mod cache;
 mod compression;
 mod cors;
 mod deadlines;
+mod decompression;
 mod files;
 mod hostile_paths;
 mod matching;
@@ -14,6 +15,7 @@ mod mirroring;
 mod rewriting;
 mod splitting;
 mod throttle;
+mod transform;
 
 use crate::support::{Backend, Message, Proxy, Raw, message, proxy::Setup};
 

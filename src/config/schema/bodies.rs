@@ -3,7 +3,7 @@
 use super::{
     DefaultValue::{Required, Value, Words},
     SchemaKey, Section,
-    ValueKind::{Array, Boolean, Choice, Integer, OneOf, Size, Text},
+    ValueKind::{Array, Boolean, Choice, Integer, Map, OneOf, Size, Table, Text},
 };
 
 pub(in crate::config) static FILES: Section = Section {
@@ -90,4 +90,130 @@ pub(in crate::config) static COMPRESS: Section = Section {
     ],
     notes: "Never compressed: WebSockets, requests of Engine.IO, event streams, responses that are encoded already or partial, and \
             responses with `Cache-Control: no-transform`. Each piece that a backend sends is flushed to the client.",
+};
+
+pub(in crate::config) static DECOMPRESS: Section = Section {
+    name: "routes.decompress",
+    heading: "`decompress` of a route",
+    about: "",
+    keys: &[
+        SchemaKey {
+            name: "ratio",
+            kind: Integer(1, 10_000),
+            default: Value("100"),
+            example: "50",
+            about: "Maximum size after decompression, in multiples of the size before. Up to 64 KiB, the ratio does not count.",
+        },
+        SchemaKey {
+            name: "max",
+            kind: Size(1, 16 << 20),
+            default: Value(r#""8MiB""#),
+            example: r#""4MiB""#,
+            about: "Maximum size after decompression. `max_body` counts both before and after.",
+        },
+    ],
+    notes: "A larger body gets a 413, one with another coding or with several ones a 415, and one that is not encoded as it says a 400. No \
+            backend gets a part of it.",
+};
+
+pub(in crate::config) static TRANSFORM: Section = Section {
+    name: "routes.transform",
+    heading: "`transform` of a route",
+    about: "",
+    keys: &[
+        SchemaKey {
+            name: "request",
+            kind: Table(&BODY_CHANGE),
+            default: Words("Unchanged"),
+            example: r#"{ drop = ["is_admin"] }"#,
+            about: "Change of JSON bodies of requests.",
+        },
+        SchemaKey {
+            name: "response",
+            kind: Table(&BODY_CHANGE),
+            default: Words("Unchanged"),
+            example: r#"{ mask = ["card.number"], other_types = "pass" }"#,
+            about: "Change of JSON bodies of responses.",
+        },
+        SchemaKey {
+            name: "status",
+            kind: Map("table from statuses to statuses", &Integer(200, 599)),
+            default: Value("{}"),
+            example: r#"{ 418 = 404 }"#,
+            about: "Statuses that clients get instead of those of backends. 204, 205, 206 and 304 have bodies of their own kind, and \
+                    cannot be used.",
+        },
+        SchemaKey {
+            name: "error_pages",
+            kind: OneOf(&[Text("status or class"), Array(&Text("status or class"))]),
+            default: Words("None"),
+            example: r#"["404", "5xx"]"#,
+            about: "Statuses of backends whose bodies are replaced by the proxy's own error replies: the route's error pages for \
+                    browsers, JSON or text for others.",
+        },
+    ],
+    notes: "Never changed: WebSockets, requests of Engine.IO, event streams, and messages without a body.",
+};
+
+pub(in crate::config) static BODY_CHANGE: Section = Section {
+    name: "routes.transform.response",
+    heading: "`request` and `response` of `transform`",
+    about: "A field is a name, or names with dots between them: `card.number` is the field `number` of the object in `card`, or of each \
+            object of an array there.",
+    keys: &[
+        SchemaKey {
+            name: "limit",
+            kind: Size(1, 16 << 20),
+            default: Value(r#""1MiB""#),
+            example: r#""256KiB""#,
+            about: "Largest body that is changed.",
+        },
+        SchemaKey {
+            name: "rename",
+            kind: Map("table from fields to names", &Text("name")),
+            default: Value("{}"),
+            example: r#"{ "user.name" = "login" }"#,
+            about: "New names of fields. A field that had the new name already is removed.",
+        },
+        SchemaKey {
+            name: "drop",
+            kind: OneOf(&[Text("field"), Array(&Text("field"))]),
+            default: Words("None"),
+            example: r#"["user.password"]"#,
+            about: "Fields that are removed.",
+        },
+        SchemaKey {
+            name: "mask",
+            kind: OneOf(&[Text("field"), Array(&Text("field"))]),
+            default: Words("None"),
+            example: r#"["card.number"]"#,
+            about: "Fields whose values become `\"***\"`.",
+        },
+        SchemaKey {
+            name: "template",
+            kind: Text("template"),
+            default: Words("None"),
+            example: r#"'{"data": {{ body }}}'"#,
+            about: "Template of the new body, after the changes of fields, in the syntax of \
+                    [MiniJinja](https://docs.rs/minijinja/latest/minijinja/syntax/). Variables: `body`, `method`, `host`, `path`, and \
+                    `status` for responses. Values are written as JSON, and the result must be JSON.",
+        },
+        SchemaKey {
+            name: "other_types",
+            kind: Choice(&["refuse", "pass"]),
+            default: Value(r#""refuse""#),
+            example: r#""pass""#,
+            about: "What happens to bodies with another media type than JSON: a 415 for requests and a 502 for responses, or they pass.",
+        },
+        SchemaKey {
+            name: "on_fault",
+            kind: Choice(&["refuse", "pass"]),
+            default: Value(r#""refuse""#),
+            example: r#""pass""#,
+            about: "What happens to JSON bodies that cannot be changed, because they are too large, encoded or invalid, or because the \
+                    template fails: a 413, 415 or 400 for requests and a 502 for responses, or they pass as they are. With `drop` or `mask`, \
+                    they are always refused.",
+        },
+    ],
+    notes: "",
 };

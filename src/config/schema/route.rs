@@ -166,6 +166,20 @@ pub(in crate::config) static ROUTE: Section = Section {
             about: "Compresses responses for clients that accept it.",
         },
         SchemaKey {
+            name: "decompress",
+            kind: OneOf(&[Boolean, Table(&DECOMPRESS)]),
+            default: Value("false"),
+            example: r#"{ ratio = 50, max = "4MiB" }"#,
+            about: "Decompresses request bodies for the backend: gzip, deflate, Brotli and Zstandard. Needs `pool` or `split`.",
+        },
+        SchemaKey {
+            name: "transform",
+            kind: Table(&TRANSFORM),
+            default: Words("Unchanged"),
+            example: r#"{ response = { mask = ["card.number"] } }"#,
+            about: "Changes of JSON bodies and statuses, and error pages for responses of backends. Needs `pool` or `split`.",
+        },
+        SchemaKey {
             name: "limits",
             kind: OneOf(&[Table(&ROUTE_LIMIT), Array(&Table(&ROUTE_LIMIT))]),
             default: Words("Unlimited"),

@@ -40,3 +40,51 @@ pub enum ContentCoding {
     /// gzip (RFC 1952).
     Gzip,
 }
+
+/// Changes of bodies and statuses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TransformConfig {
+    /// Change of JSON bodies of requests.
+    pub request: Option<BodyChange>,
+    /// Change of JSON bodies of responses.
+    pub response: Option<BodyChange>,
+    /// Statuses of backends, with those that clients get instead.
+    pub status: Vec<(u16, u16)>,
+    /// Statuses whose responses are replaced by error replies of the proxy: codes, or first digits.
+    pub error_pages: Vec<u16>,
+}
+
+impl TransformConfig {
+    /// Whether nothing is changed.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// A change of JSON bodies: fields first, then the template.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BodyChange {
+    /// Maximum size of a body that is changed, in bytes.
+    pub limit: u64,
+    /// Bodies with another media type than JSON pass unchanged, instead of being refused.
+    pub passes_others: bool,
+    /// Bodies that cannot be changed pass unchanged, instead of being refused.
+    pub passes_faults: bool,
+    /// Fields with their new names.
+    pub rename: Vec<(Vec<String>, String)>,
+    /// Fields that are removed.
+    pub drop: Vec<Vec<String>>,
+    /// Fields whose values are replaced by `"***"`.
+    pub mask: Vec<Vec<String>>,
+    /// Template of the new body.
+    pub template: Option<String>,
+}
+
+/// Limits of request bodies that are decompressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DecompressConfig {
+    /// Maximum size after decoding, in multiples of the size before.
+    pub ratio: u32,
+    /// Maximum size after decoding, in bytes.
+    pub max: u64,
+}

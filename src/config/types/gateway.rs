@@ -2,7 +2,10 @@
 
 use ipnet::IpNet;
 
-use super::{AuthConfig, CacheConfig, CompressConfig, LimitConfig, MessagesConfig};
+use super::{
+    AuthConfig, CacheConfig, CompressConfig, DecompressConfig, LimitConfig, MessagesConfig,
+    TransformConfig,
+};
 use crate::config::Template;
 
 /// What a route does with its requests and responses besides relaying them; by default, nothing.
@@ -24,6 +27,10 @@ pub struct FilterConfig {
     pub maintenance: Option<MaintenanceConfig>,
     /// Compression of responses; `None`: none.
     pub compress: Option<CompressConfig>,
+    /// Decompression of request bodies; `None`: none.
+    pub decompress: Option<DecompressConfig>,
+    /// Changes of bodies and statuses.
+    pub transform: TransformConfig,
     /// Limits of requests, in file order.
     pub limits: Vec<LimitConfig>,
     /// Limits of WebSocket messages; `None`: unlimited.

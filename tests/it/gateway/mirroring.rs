@@ -70,6 +70,22 @@ async fn copies_have_the_request_of_the_backend() {
 }
 
 #[tokio::test]
+async fn a_copy_has_the_changed_body() {
+    let (main, shadow) = (Backend::replying("main").await, Backend::replying("shadow").await);
+    let keys = "transform = { request = { drop = \"secret\" } }\n";
+    let proxy = start(&main, &shadow, "\"shadow\"", keys).await;
+    let body = "{\"secret\":1,\"a\":2}";
+    let request = message::post("/", "Content-Type: application/json\r\n", body);
+    assert_eq!(Raw::ask(proxy.web(), request).await.text(), "main");
+    proxy.wait_for_metric("the copy", COPIED, |copied| copied == 1.0).await;
+    let (sent, copy) = (main.requests().remove(0), shadow.requests().remove(0));
+    assert_eq!((&*sent.text(), &*copy.text()), ("{\"a\":2}", "{\"a\":2}"));
+    assert_eq!(copy.all("content-length"), ["7"]);
+    drop((main, shadow));
+    proxy.finish().await;
+}
+
+#[tokio::test]
 async fn a_share_of_the_requests_is_copied() {
     let (main, shadow) = (Backend::replying("main").await, Backend::replying("shadow").await);
     let mirror = "{ pool = \"shadow\", share = \"20%\", max_in_flight = 1000 }";
