@@ -301,9 +301,9 @@ fn requests_match_their_schemas() {
     assert_schema("Undrain", &Undrain { all: true, ..Undrain::default() });
     let one = (Some("a".to_owned()), Some("b".to_owned()));
     assert_schema("Undrain", &Undrain { pool: one.0, backend: one.1, all: false });
-    assert_schema("PurgeCache", &PurgeRequest { all: true, ..PurgeRequest::default() });
-    assert_schema("PurgeCache", &PurgeRequest { url: Some(String::new()), ..Default::default() });
-    assert_schema("Revoke", &RevokeRequest { subject: "anna".to_owned() });
+    let named = Some(String::new());
+    let purge = PurgeRequest { url: named.clone(), prefix: named.clone(), tag: named, all: true };
+    assert_schema("PurgeCache", &purge);
     assert_schema("Drain", &DrainRequest::default());
     assert_schema(
         "Drain",
