@@ -6,10 +6,10 @@ use std::{
 };
 
 use crate::support::{
-    Node, Proxy, Raw,
+    Backend, Node, Proxy, Raw,
     admin::{CommandOutput, command},
     dns::free_port,
-    node::{handshake, poll},
+    node::{handshake, handshake_target, poll},
     proxy::Setup,
     tls::Certificate,
     websocket,
@@ -179,15 +179,22 @@ async fn assert_translates(kind: &str, file: &str, name: &str) {
 
 #[tokio::test]
 async fn configurations_of_nginx_are_translated() {
-    for name in ["socketio-chat", "rocketchat", "mattermost", "home-assistant", "grafana", "stream"]
-    {
+    for name in [
+        "socketio-chat",
+        "rocketchat",
+        "mattermost",
+        "home-assistant",
+        "grafana",
+        "stream",
+        "gateway",
+    ] {
         assert_translates("nginx", "nginx.conf", name).await;
     }
 }
 
 #[tokio::test]
 async fn configurations_of_haproxy_are_translated() {
-    for name in ["socketio-chat", "source-and-table", "split-by-name", "listen"] {
+    for name in ["socketio-chat", "source-and-table", "split-by-name", "listen", "gateway"] {
         assert_translates("haproxy", "haproxy.cfg", name).await;
     }
 }
@@ -209,8 +216,10 @@ async fn translated(
     let flag = format!("--from-{kind}");
     let output = init(folder.path(), &[&flag, file, "-"]).await;
     assert_eq!(output.code, 0, "{output:?}");
-    // The translation contains absolute paths of certificates.
-    copy(&folder.path().join("certs"), &setup.directory().join("certs"));
+    // The translation contains absolute paths of certificates and of folders.
+    for name in ["certs", "www"].iter().filter(|name| folder.path().join(name).exists()) {
+        copy(&folder.path().join(name), &setup.directory().join(name));
+    }
     let old = folder.path().canonicalize().unwrap();
     let text = output.out.replace(old.to_str().unwrap(), setup.directory().to_str().unwrap());
     setup.text(format!("admin = \"127.0.0.1:0\"\n{text}")).start().await
@@ -249,6 +258,51 @@ async fn a_chat_behind_nginx_runs_from_its_translation() {
     client.send(websocket::request("/socket.io/?EIO=4&transport=websocket", "")).await;
     assert_eq!(client.head().await.status(), 101);
     drop((client, nodes));
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn a_gateway_of_nginx_runs_from_its_translation() {
+    let (chat, site) = (Node::start("chat").await, Backend::replying("site").await);
+    let port = free_port();
+    let proxy = translated("nginx", "nginx.conf", "gateway", |text| {
+        text.replace("listen 80;", &format!("listen {port};"))
+            .replace("unix:/run/chat/a.sock", &chat.backend.address.to_string())
+            .replace("127.0.0.1:4001", &site.address.to_string())
+            .replace("127.0.0.1:4002", &site.address.to_string())
+            .replace("www.example.com", "app.test")
+    })
+    .await;
+    let web = std::net::SocketAddr::from(([127, 0, 0, 1], port.port()));
+    let ask = async |target: &str, host: &str| {
+        let request = format!(
+            "GET {target} HTTP/1.1\r\nHost: {host}\r\nAccept: text/html\r\nConnection: close\r\n\r\n"
+        );
+        Raw::ask(web, request).await
+    };
+    let old = ask("/a?b", "old.example.com").await;
+    assert_eq!((old.status(), old.header("location")), (301, Some("https://app.test/a?b")));
+    let open = ask(&format!("/app1{}", handshake_target("t")), "app.test").await;
+    assert_eq!((open.status(), open.header("x-node")), (200, Some("chat")));
+    for (target, status, text) in [
+        ("/", 200, "site"),
+        ("/healthz", 200, "ok\n"),
+        ("/assets/hello.txt", 200, "hello\n"),
+        ("/assets/none.txt", 404, "<h1>404</h1>\n"),
+        ("/admin/", 403, ""),
+        ("/hidden/x", 403, ""),
+    ] {
+        let reply = ask(target, "app.test").await;
+        assert_eq!(reply.status(), status, "{target}");
+        assert!(reply.text().contains(text), "{target}: {}", reply.text());
+        if status == 200 {
+            assert_eq!(reply.header("x-frame-options"), Some("DENY"), "{target}");
+        }
+    }
+    ask("/api/users?x=1", "app.test").await;
+    let api = site.requests().into_iter().find(|request| request.target() == "/v2/users?x=1");
+    assert_eq!(api.unwrap().header("x-client"), Some("127.0.0.1"));
+    drop((chat, site));
     proxy.finish().await;
 }
 

@@ -1,10 +1,14 @@
 //! A draft of the configuration: tables with TOML values.
 
+mod headers;
 mod text;
 
 use std::{collections::BTreeMap, time::Duration};
 
-pub(super) use self::text::{array, duration, header_size, quoted};
+pub(super) use self::{
+    headers::{HeaderDrafts, is_editable},
+    text::{array, duration, header_size, quoted, size},
+};
 
 /// A configuration to be written.
 #[derive(Debug, Default)]
@@ -64,10 +68,21 @@ pub(super) struct RouteDraft {
     pub(super) host: Option<String>,
     /// Path prefix.
     pub(super) path: String,
-    /// Name of the pool.
-    pub(super) pool: String,
+    /// What answers the requests.
+    pub(super) target: TargetDraft,
     /// Names of the listeners; empty: all.
     pub(super) listeners: Vec<String>,
+    /// Other keys.
+    pub(super) settings: SettingDrafts,
+}
+
+/// What answers the requests of a route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum TargetDraft {
+    /// The pool of this name.
+    Pool(String),
+    /// The TOML value of a key such as `redirect`.
+    Value(&'static str, String),
 }
 
 /// A table `[pools.NAME]`.
@@ -96,6 +111,8 @@ pub(super) struct BackendDraft {
     pub(super) address: String,
     /// Weight; 1 is not written.
     pub(super) weight: u32,
+    /// Whether the server is a backup.
+    pub(super) backup: bool,
 }
 
 impl SettingDrafts {
@@ -113,9 +130,21 @@ impl SettingDrafts {
         self.set(key, quoted(value));
     }
 
+    /// Adds the settings of another table.
+    pub(super) fn extend(&mut self, others: &Self) {
+        others.0.iter().for_each(|(key, value)| self.set(key, value.as_str()));
+    }
+
     /// The TOML value of a key.
     pub(super) fn value(&self, key: &str) -> Option<&str> {
         self.0.iter().find(|(known, _)| known == key).map(|(_, value)| value.as_str())
+    }
+}
+
+impl RouteDraft {
+    /// Whether two routes have equal targets and settings.
+    fn does_as(&self, other: &Self) -> bool {
+        self.target == other.target && self.settings == other.settings
     }
 }
 
@@ -139,7 +168,7 @@ impl ConfigDraft {
         let mut listeners = route.listeners.clone();
         let mut first = None;
         for known in self.routes.iter_mut().filter(|known| same(known)) {
-            if known.pool == route.pool {
+            if known.does_as(&route) {
                 listeners.retain(|name| !known.listeners.contains(name));
                 known.listeners.append(&mut listeners);
                 return None;
@@ -166,14 +195,14 @@ impl ConfigDraft {
         };
         let first =
             self.routes.iter().filter(shares).find(|known| path_covers(&known.path, &route.path));
-        if let Some(first) = first.filter(|first| first.pool != route.pool) {
+        if let Some(first) = first.filter(|first| !first.does_as(&route)) {
             return Some(first.origin.clone());
         }
         let earlier: Vec<RouteDraft> = self
             .routes
             .iter()
             .filter(shares)
-            .filter(|known| known.host != route.host && known.pool != route.pool)
+            .filter(|known| known.host != route.host && !known.does_as(&route))
             .filter(|known| path_covers(&route.path, &known.path))
             .map(|known| RouteDraft { host: route.host.clone(), ..known.clone() })
             .collect();
@@ -237,8 +266,9 @@ mod tests {
         let mut draft = ConfigDraft::default();
         let mut add = |host: Option<&str>, path: &str, pool: &str| {
             let (host, listeners) = (host.map(str::to_owned), vec!["web".to_owned()]);
-            let (path, pool) = (path.to_owned(), pool.to_owned());
-            draft.add_in_order(RouteDraft { origin: pool.clone(), host, path, pool, listeners })
+            let (path, origin) = (path.to_owned(), pool.to_owned());
+            let (target, settings) = (TargetDraft::Pool(origin.clone()), SettingDrafts::default());
+            draft.add_in_order(RouteDraft { origin, host, path, target, listeners, settings })
         };
         assert_eq!(add(None, "/api", "api"), None);
         // A request for chat.test/api goes to the first rule's pool.
@@ -247,7 +277,7 @@ mod tests {
         assert_eq!(add(None, "/", "site"), None);
         assert_eq!(add(Some("late.test"), "/", "late"), Some("site".to_owned()));
         let shown: Vec<(Option<&str>, &str, &str)> =
-            draft.routes.iter().map(|r| (r.host.as_deref(), &*r.path, &*r.pool)).collect();
+            draft.routes.iter().map(|r| (r.host.as_deref(), &*r.path, &*r.origin)).collect();
         assert_eq!(
             shown,
             [

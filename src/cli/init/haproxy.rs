@@ -4,8 +4,10 @@
 //! becomes a note with a reason, so that no line is dropped silently.
 
 mod acl;
+mod answers;
 mod backend;
 mod bind;
+mod filters;
 mod frontend;
 mod reasons;
 mod server;
@@ -58,7 +60,7 @@ pub(super) fn translate(
     {
         haproxy.frontend(proxy);
     }
-    if haproxy.draft.pools.is_empty() {
+    if haproxy.draft.pools.is_empty() && haproxy.draft.routes.is_empty() {
         let wanted =
             "`frontend` or `listen` section with a `bind` address that leads to a `server`";
         return Err(TranslateError::NoBackend { wanted });

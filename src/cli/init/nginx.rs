@@ -3,13 +3,17 @@
 //! [`translate`] reads a tree of directives and marks each one that it uses. What is not marked at the
 //! end becomes a note with a reason, so that no directive is dropped silently.
 
+mod answers;
+mod filters;
 mod listen;
 mod location;
 mod pool;
 mod reasons;
+mod rewrites;
 mod server;
 mod stream;
 mod syntax;
+mod template;
 mod upstream;
 mod values;
 
@@ -63,7 +67,7 @@ pub(super) fn translate(
             _ => {}
         }
     }
-    if nginx.draft.pools.is_empty() {
+    if nginx.draft.pools.is_empty() && nginx.draft.routes.is_empty() {
         let wanted = "`server` block with a `listen` address and a `proxy_pass` to a server";
         return Err(TranslateError::NoBackend { wanted });
     }
@@ -113,6 +117,41 @@ impl<'p, 't> Scope<'p, 't> {
         }
     }
 
+    /// The directives of these names in the nearest block that has one.
+    fn nearest(&self, names: &[&str]) -> Vec<&'t Directive> {
+        let named = |directive: &&Directive| names.contains(&directive.name.as_str());
+        let own: Vec<&Directive> = self.directives.iter().filter(named).collect();
+        match (own.is_empty(), self.parent) {
+            (true, Some(parent)) => parent.nearest(names),
+            _ => own,
+        }
+    }
+
+    /// The directives of this name in the outermost block.
+    fn top_level(&self, name: &'static str) -> impl Iterator<Item = &'t Directive> + use<'t> {
+        let mut scope = self;
+        while let Some(parent) = scope.parent {
+            scope = parent;
+        }
+        scope.own(name)
+    }
+
+    /// The directives of this name in this block and those around it.
+    fn outer(&self, name: &'static str) -> impl Iterator<Item = &'t Directive> + use<'t> {
+        let mut found: Vec<&Directive> = self.own(name).collect();
+        let mut scope = self.parent;
+        while let Some(parent) = scope {
+            found.extend(parent.own(name));
+            scope = parent.parent;
+        }
+        found.into_iter()
+    }
+
+    /// The last directive of this name in the nearest block that has one. Does not mark it.
+    fn find_quietly(&self, name: &str) -> Option<&'t Directive> {
+        self.nearest(&[name]).pop()
+    }
+
     /// The last directive of this name in the nearest block that has one, marked as used.
     fn find(&self, name: &'static str) -> Option<&'t Directive> {
         self.all(name).pop()
@@ -133,6 +172,7 @@ impl<'t> NginxTranslator<'t> {
                 continue;
             }
             let inner = scope.inner(server.directive.take().children());
+            self.server_answer(server, &inner, &listeners);
             self.locations(server, &inner, &listeners);
         }
         self.name_default_hosts(&servers);
@@ -179,10 +219,9 @@ impl<'t> NginxTranslator<'t> {
         let (kind, reason) = match (directive.name.as_str(), directive.arg(0)) {
             ("proxy_set_header", _) => return self.request_header(directive),
             ("upstream", _) => (NoteKind::Unneeded, "no location leads to this upstream"),
-            ("server", _) if server::redirects(directive) => (
-                NoteKind::Untranslated,
-                "a redirect is a setting of a whole http listener, to the same host at https",
-            ),
+            ("server", _) if server::redirects(directive) => {
+                (NoteKind::Untranslated, "the redirect has no listener")
+            }
             ("server", _) if directive.block.is_some() => {
                 (NoteKind::Untranslated, "no location of this server leads to a backend")
             }

@@ -86,8 +86,9 @@ export function namedFiles(text) {
     if (name === 'trusted_proxies') found.push({ path, content: '10.0.0.0/8\n' });
     else found.push({ path, content: name === 'backends' ? '10.0.0.11:3000\n10.0.0.12:3000\n' : secret });
   }
-  for (const [, root] of code.matchAll(/\bfiles\s*=\s*\{[^}]*\broot\s*=\s*"([^"]+)"/g)) {
-    found.push({ path: `${root}/index.html`, content: '<h1>Home</h1>\n' });
+  // A folder exists if it has a file.
+  for (const [, path] of code.matchAll(/\bfiles\s*=\s*(?:\{\s*root\s*=\s*)?"([^"]+)"/g)) {
+    found.push({ path: `${path}/index.html`, content: 'hello\n' });
   }
   return found;
 }

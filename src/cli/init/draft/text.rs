@@ -5,7 +5,7 @@ use std::{fmt::Write as _, time::Duration};
 use super::{
     super::note::{Note, NoteKind},
     BackendDraft, CertificateDraft, ConfigDraft, ListenerDraft, PoolDraft, RouteDraft,
-    SettingDrafts,
+    SettingDrafts, TargetDraft,
 };
 
 /// Maximum duration of a setting.
@@ -93,10 +93,14 @@ impl RouteDraft {
             let _ = writeln!(text, "host = {}", quoted(host));
         }
         let _ = writeln!(text, "path = {}", quoted(&self.path));
-        let _ = writeln!(text, "pool = {}", quoted(&self.pool));
+        let _ = match &self.target {
+            TargetDraft::Pool(pool) => writeln!(text, "pool = {}", quoted(pool)),
+            TargetDraft::Value(key, value) => writeln!(text, "{key} = {value}"),
+        };
         if !self.listeners.is_empty() {
             let _ = writeln!(text, "listeners = {}", array(&self.listeners));
         }
+        self.settings.write(text);
     }
 }
 
@@ -124,8 +128,8 @@ impl PoolDraft {
 
 impl BackendDraft {
     fn toml(&self) -> String {
-        let Self { name, address, weight } = self;
-        if name.is_none() && *weight == 1 {
+        let Self { name, address, weight, backup } = self;
+        if name.is_none() && *weight == 1 && !backup {
             return quoted(address);
         }
         let mut keys = Vec::new();
@@ -135,6 +139,9 @@ impl BackendDraft {
         keys.push(format!("address = {}", quoted(address)));
         if *weight != 1 {
             keys.push(format!("weight = {weight}"));
+        }
+        if *backup {
+            keys.push("backup = true".to_owned());
         }
         format!("{{ {} }}", keys.join(", "))
     }
@@ -167,13 +174,15 @@ fn comment(text: &mut String, bullet: &str, words: &str) {
     }
 }
 
-/// A basic string of TOML.
+/// A basic string of TOML. Nothing in it is taken from the environment.
 pub(in super::super) fn quoted(value: &str) -> String {
     let mut text = String::from("\"");
-    for char in value.chars() {
+    for char in value.replace("${", "$${").chars() {
         match char {
             '"' => text.push_str("\\\""),
             '\\' => text.push_str("\\\\"),
+            '\n' => text.push_str("\\n"),
+            '\t' => text.push_str("\\t"),
             control if control.is_control() => {
                 let _ = write!(text, "\\u{:04X}", u32::from(control));
             }
@@ -185,7 +194,7 @@ pub(in super::super) fn quoted(value: &str) -> String {
 }
 
 /// Formats a TOML key: bare if possible, else quoted.
-fn key(name: &str) -> String {
+pub(super) fn key(name: &str) -> String {
     let bare = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     if !name.is_empty() && name.chars().all(bare) { name.to_owned() } else { quoted(name) }
 }
@@ -217,6 +226,16 @@ pub(in super::super) fn duration(duration: Duration) -> String {
     quoted(&text)
 }
 
+/// A size in bytes, in its largest whole unit.
+pub(in super::super) fn size(bytes: u64) -> String {
+    quoted(&match bytes {
+        _ if bytes > 0 && bytes.is_multiple_of(1 << 30) => format!("{}GiB", bytes >> 30),
+        _ if bytes > 0 && bytes.is_multiple_of(1 << 20) => format!("{}MiB", bytes >> 20),
+        _ if bytes > 0 && bytes.is_multiple_of(1 << 10) => format!("{}KiB", bytes >> 10),
+        _ => format!("{bytes}B"),
+    })
+}
+
 /// A size for `header_size`, within its bounds.
 pub(in super::super) fn header_size(bytes: u64) -> String {
     let kib = bytes.div_ceil(1024).clamp(8, 4096);
@@ -230,6 +249,7 @@ mod tests {
     #[test]
     fn values_are_toml() {
         assert_eq!(quoted("a\"b\\c\u{7}"), "\"a\\\"b\\\\c\\u0007\"");
+        assert_eq!(quoted("$a ${b}"), "\"$a $${b}\"");
         assert_eq!((key("chat_1"), key("a.b")), ("chat_1".to_owned(), "\"a.b\"".to_owned()));
         for (millis, text) in [
             (0, "\"1ms\""),
@@ -241,6 +261,8 @@ mod tests {
         ] {
             assert_eq!(duration(Duration::from_millis(millis)), text);
         }
+        let sizes = [0, 1000, 8 << 10, 20 << 20, 3 << 30].map(size);
+        assert_eq!(sizes, ["\"0B\"", "\"1000B\"", "\"8KiB\"", "\"20MiB\"", "\"3GiB\""]);
         assert_eq!(
             (header_size(1), header_size(1 << 40)),
             ("\"8KiB\"".into(), "\"4096KiB\"".into())

@@ -17,6 +17,10 @@ pub(super) enum AclTest {
     Tls(bool),
     /// The request asks for a WebSocket.
     Upgrade,
+    /// The client's address is in one of these networks.
+    Sources(Vec<String>),
+    /// A share of the requests, at random: the first number of the second.
+    Random(u32, u32),
     /// True for every request.
     Always,
     /// A test that a route cannot express.
@@ -96,6 +100,9 @@ fn union(name: &str, named: &AclTable) -> Option<AclTest> {
         (AclTest::Paths(one), AclTest::Paths(other)) => Some(AclTest::Paths([one, other].concat())),
         (AclTest::Sni(one), AclTest::Sni(other)) => Some(AclTest::Sni([one, other].concat())),
         (AclTest::Upgrade, AclTest::Upgrade) => Some(AclTest::Upgrade),
+        (AclTest::Sources(one), AclTest::Sources(other)) => {
+            Some(AclTest::Sources([one, other].concat()))
+        }
         _ => None,
     })
 }
@@ -142,6 +149,14 @@ pub(super) fn test(words: &[String]) -> AclTest {
         ("ssl_fc", "") => return AclTest::Tls(true),
         ("ssl_fc", "not") => return AclTest::Tls(false),
         ("always_true", _) => return AclTest::Always,
+        ("src", "") => return sources(values),
+        (rand, "") if rand.starts_with("rand(") => {
+            let range = rand[5..].parse().unwrap_or(0);
+            return match &values[..] {
+                [less, most] if less == "lt" => random(most, range),
+                _ => AclTest::Other,
+            };
+        }
         _ => {}
     }
     let (name, suffix) = split_suffix(fetch);
@@ -156,6 +171,25 @@ pub(super) fn test(words: &[String]) -> AclTest {
         "req_ssl_sni" | "req.ssl_sni" => {
             hosts(method, &values).map_or(AclTest::Other, AclTest::Sni)
         }
+        _ => AclTest::Other,
+    }
+}
+
+/// Networks of clients.
+fn sources(values: Vec<String>) -> AclTest {
+    let valid = |value: &String| {
+        value.parse::<ipnet::IpNet>().is_ok() || value.parse::<std::net::IpAddr>().is_ok()
+    };
+    match !values.is_empty() && values.iter().all(valid) {
+        true => AclTest::Sources(values),
+        false => AclTest::Other,
+    }
+}
+
+/// `rand(RANGE) lt MOST`.
+fn random(most: &str, range: u32) -> AclTest {
+    match most.parse::<u32>() {
+        Ok(most) if most < range && range <= 65_535 => AclTest::Random(most, range),
         _ => AclTest::Other,
     }
 }
@@ -233,7 +267,9 @@ mod tests {
             ("req.ssl_sni -m end .db.test", AclTest::Sni(strings(&["*.db.test"]))),
             ("ssl_fc", AclTest::Tls(true)),
             ("hdr(Upgrade) -i WebSocket", AclTest::Upgrade),
-            ("src 10.0.0.0/8", AclTest::Other),
+            ("src 10.0.0.0/8 ::1", AclTest::Sources(strings(&["10.0.0.0/8", "::1"]))),
+            ("src -f /etc/networks", AclTest::Other),
+            ("rand(100) lt 5", AclTest::Random(5, 100)),
             ("hdr_beg(host) -i ws.", AclTest::Other),
             ("path_end .php", AclTest::Other),
             ("path_beg -f /etc/paths", AclTest::Other),

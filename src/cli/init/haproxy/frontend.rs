@@ -4,11 +4,14 @@ use std::collections::HashMap;
 
 use super::{
     super::{
-        draft::{ListenerDraft, RouteDraft, array, duration, free_name},
+        draft::{
+            ListenerDraft, RouteDraft, SettingDrafts, TargetDraft, array, duration, free_name,
+            quoted,
+        },
         note::NoteKind,
     },
     HaproxyTranslator, ProxySection,
-    acl::{self, AclMatch, AclTable},
+    acl::{self, AclMatch, AclTable, AclTest},
     bind::BindParameters,
     syntax::ConfigLine,
 };
@@ -56,6 +59,7 @@ impl<'t> HaproxyTranslator<'t> {
             self.draft.listeners.push(listener);
         }
         if !tcp && !routed.is_empty() {
+            self.answers(proxy, &named, &routed);
             self.routes(proxy, &rules, default.as_ref(), &named, &routed);
         }
     }
@@ -160,6 +164,7 @@ impl<'t> HaproxyTranslator<'t> {
         named: &AclTable,
         listeners: &[String],
     ) {
+        let mut shares: Vec<(u32, u32, &'t ConfigLine)> = Vec::new();
         for rule in rules {
             let wanted = (rule.word(1), rule.rest(2));
             if wanted.0.contains("%[") {
@@ -170,29 +175,72 @@ impl<'t> HaproxyTranslator<'t> {
                 );
                 continue;
             }
+            if let Some((share, range)) = random(wanted.1, named).filter(|_| default.is_some()) {
+                mark_acls(proxy, wanted.1);
+                shares.push((share, range, rule));
+                continue;
+            }
             let found = match wanted.1.is_empty() {
                 true => Some(vec![AclMatch::default()]),
                 false => acl::alternatives(wanted.1, named),
             };
             let Some(found) = found else {
-                let reason = "a route has a host and a path prefix, and cannot say this condition; the requests follow the \
+                let reason = "its condition is not one of host and path: write a route with `match`; the requests follow the \
                               other routes";
                 self.note(NoteKind::Untranslated, rule, reason);
                 continue;
             };
             mark_acls(proxy, wanted.1);
             for one in found {
-                self.rule(rule, &one, wanted.0, listeners);
+                self.rule(proxy, rule, &one, wanted.0, listeners);
             }
         }
-        if let Some((name, line)) = default {
-            line.take();
-            self.rule(line, &AclMatch::default(), name, listeners);
+        let Some((name, line)) = default else { return };
+        line.take();
+        match self.split(&shares, name) {
+            Some(target) => {
+                let settings = self.settings(proxy, name);
+                let (one, listeners) = (AclMatch::default(), listeners.to_vec());
+                self.routes_of(line, &one, &listeners, (&target, &settings));
+            }
+            None => self.rule(proxy, line, &AclMatch::default(), name, listeners),
         }
     }
 
+    /// The pools of `use_backend NAME if { rand(RANGE) lt SHARE }` and of the default; `None` without such rules.
+    fn split(
+        &mut self,
+        shares: &[(u32, u32, &'t ConfigLine)],
+        default: &str,
+    ) -> Option<TargetDraft> {
+        let (_, range, first) = *shares.first()?;
+        let mut left = range;
+        let mut parts = Vec::new();
+        for (share, other, rule) in shares {
+            let Some(pool) = self.pool(rule.word(1), rule).filter(|_| *other == range) else {
+                self.note(NoteKind::Untranslated, rule, "the shares have different ranges");
+                continue;
+            };
+            let weight = (*share).min(left);
+            left -= weight;
+            let reason = "the share is drawn for each session, and a session stays in its pool";
+            self.note(NoteKind::Different, rule, reason);
+            parts.push(format!("{{ pool = {}, weight = {weight} }}", quoted(&pool)));
+        }
+        let pool = self.pool(default, first)?;
+        parts.push(format!("{{ pool = {}, weight = {left} }}", quoted(&pool)));
+        (parts.len() > 1).then(|| TargetDraft::Value("split", format!("[{}]", parts.join(", "))))
+    }
+
     /// The routes of one alternative of a rule.
-    fn rule(&mut self, line: &'t ConfigLine, one: &AclMatch, backend: &str, listeners: &[String]) {
+    fn rule(
+        &mut self,
+        proxy: &ProxySection<'t>,
+        line: &'t ConfigLine,
+        one: &AclMatch,
+        backend: &str,
+        listeners: &[String],
+    ) {
         if one.upgrade && one.paths.is_empty() {
             let reason = "routes do not look at `Upgrade`: WebSockets follow the route of their host and path";
             return self.note(NoteKind::Untranslated, line, reason);
@@ -208,6 +256,30 @@ impl<'t> HaproxyTranslator<'t> {
         }
         let Some(pool) = self.pool(backend, line) else { return };
         line.take();
+        let settings = self.settings(proxy, backend);
+        self.routes_of(line, one, listeners, (&TargetDraft::Pool(pool), &settings));
+    }
+
+    /// The settings of the routes from a frontend to a backend.
+    fn settings(&mut self, proxy: &ProxySection<'t>, backend: &str) -> SettingDrafts {
+        let mut named = named_acls(proxy);
+        match self.proxies.get(backend).copied() {
+            Some(to) if to.section.name() != proxy.section.name() => {
+                named.extend(named_acls(&to));
+                self.filters(&[proxy, &to], &named)
+            }
+            _ => self.filters(&[proxy], &named),
+        }
+    }
+
+    /// Adds the routes of an alternative, for each of its hosts and paths.
+    pub(super) fn routes_of(
+        &mut self,
+        line: &'t ConfigLine,
+        one: &AclMatch,
+        listeners: &[String],
+        (target, settings): (&TargetDraft, &SettingDrafts),
+    ) {
         let hosts = one.hosts.iter().cloned().map(Some).collect::<Vec<_>>();
         let hosts = if hosts.is_empty() { vec![None] } else { hosts };
         let root = vec!["/".to_owned()];
@@ -221,8 +293,9 @@ impl<'t> HaproxyTranslator<'t> {
                     origin: line.origin.to_string(),
                     host: host.clone(),
                     path: path.clone(),
-                    pool: pool.clone(),
+                    target: target.clone(),
                     listeners: listeners.to_vec(),
+                    settings: settings.clone(),
                 };
                 self.add_route(route, line);
             }
@@ -274,8 +347,22 @@ impl<'t> HaproxyTranslator<'t> {
     }
 }
 
+/// The share and the range of a condition that draws requests at random; `None`: it is another one.
+fn random(condition: &[String], named: &AclTable) -> Option<(u32, u32)> {
+    let [keyword, rest @ ..] = condition else { return None };
+    let test = match rest {
+        [open, inner @ .., close] if open == "{" && close == "}" => acl::test(inner),
+        [name] => named.get(name)?.first()?.clone(),
+        _ => return None,
+    };
+    match test {
+        AclTest::Random(share, range) if keyword == "if" => Some((share, range)),
+        _ => None,
+    }
+}
+
 /// The ACLs of a section. Lines of one name are alternatives.
-fn named_acls(proxy: &ProxySection<'_>) -> AclTable {
+pub(super) fn named_acls(proxy: &ProxySection<'_>) -> AclTable {
     let mut named: AclTable = HashMap::new();
     for line in proxy.own(&["acl"]) {
         named.entry(line.word(1).to_owned()).or_default().push(acl::test(line.rest(2)));
@@ -284,7 +371,7 @@ fn named_acls(proxy: &ProxySection<'_>) -> AclTable {
 }
 
 /// Marks the ACLs that a translated condition names.
-fn mark_acls(proxy: &ProxySection<'_>, condition: &[String]) {
+pub(super) fn mark_acls(proxy: &ProxySection<'_>, condition: &[String]) {
     for line in proxy.own(&["acl"]) {
         if condition.iter().any(|word| word.trim_start_matches('!') == line.word(1)) {
             line.take();

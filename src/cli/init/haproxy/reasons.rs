@@ -17,7 +17,10 @@ pub(super) fn of_section(kind: &str) -> Option<(NoteKind, &'static str)> {
             Unneeded,
             "names are looked up by the system's resolver; `resolver` of a `dns` source sets another one",
         ),
-        "cache" => (Untranslated, "Moorline does not cache"),
+        "cache" => (
+            Different,
+            "responses are stored as RFC 9111 says, on routes with `cache`; the top-level `cache` bounds them",
+        ),
         "mailers" => (Untranslated, "Moorline sends no mail: use alerts on its metrics"),
         "program" | "fcgi-app" | "ring" | "log-forward" | "traces" => {
             (Untranslated, "there is no equivalent service")
@@ -52,7 +55,7 @@ pub(super) fn of_line(line: &ConfigLine) -> (NoteKind, &'static str) {
 }
 
 /// The reason for a rule that sets a header of requests.
-fn request_header(line: &ConfigLine) -> Option<(NoteKind, &'static str)> {
+pub(super) fn request_header(line: &ConfigLine) -> Option<(NoteKind, &'static str)> {
     let rule = (line.word(0), line.word(1));
     if !matches!(rule, ("http-request", "set-header" | "add-header" | "del-header")) {
         return None;
@@ -73,7 +76,7 @@ fn request_header(line: &ConfigLine) -> Option<(NoteKind, &'static str)> {
             Different,
             "backends get X-Client-Cert-Subject and X-Client-Cert-Fingerprint with `tls.client_auth`",
         ),
-        _ => (Untranslated, "Moorline does not change headers of requests"),
+        _ => return None,
     })
 }
 
@@ -86,13 +89,14 @@ const LIMIT: &str =
 const RETRY: &str = "a request that was not sent, or is idempotent, is tried on another backend within a retry budget";
 const ACCESS: &str = "Moorline has no equivalent check: use the app or the network for it";
 const TUNED: &str = "connections are kept, and sockets are tuned, without settings";
-const RESPONSES: &str = "Moorline does not change headers of responses: let the app send them";
-const REWRITE: &str = "paths and hosts are forwarded unchanged: adapt the app";
+const RESPONSES: &str = "no translated route uses it; see `headers` of routes";
+const REWRITE: &str = "it has no equivalent; see `rewrite` of routes";
+const FIELDS: &str = "no translated route uses it; see `headers` of routes";
 const CHECKS: &str = "health checks are tcp, http, engine.io and websocket (`health.probe`)";
 const TIMEOUTS: &str = "a connection waits for `timeouts.connect`, and a poll for its session";
 
 /// Beginnings of lines, separated by commas, with what becomes of them and why.
-const REASONS: [(&str, NoteKind, &str); 27] = [
+const REASONS: [(&str, NoteKind, &str); 28] = [
     (
         "user, group, uid, gid, daemon, nbproc, nbthread, cpu-map, ulimit-n, chroot, pidfile, master-worker, node, \
       description, set-dumpable, presetenv, setenv, localpeer, fd-hard-limit, hard-stop-after, unix-bind, numa-cpu-mapping, \
@@ -169,8 +173,8 @@ const REASONS: [(&str, NoteKind, &str); 27] = [
         "http-request track-sc0, http-request track-sc1, http-request track-sc2, http-request sc-inc-gpc0, tcp-request session, \
       http-request sc-set-gpt0",
         Untranslated,
-        "requests are not limited by rate; `connections_per_address` and `admission` limit \
-      connections and new sessions",
+        "it has no equivalent; `limits` of routes, `connections_per_address` and `admission` limit \
+      requests, connections and new sessions",
     ),
     (
         "stick-table, stick, stick on, stick match, stick store-request, stick store-response",
@@ -211,17 +215,22 @@ const REASONS: [(&str, NoteKind, &str); 27] = [
     (
         "http-request return, errorloc, errorloc302, errorloc303",
         Untranslated,
-        "there are no fixed replies and redirects",
+        "it has no equivalent; see `respond` and `redirect` of routes",
     ),
     (
         "http-request redirect, redirect",
         Untranslated,
-        "an http listener can redirect to https, to the same host and path",
+        "it has no equivalent; see `redirect` of routes and of listeners",
     ),
     (
-        "compression, filter, http-request cache-use",
+        "compression, filter, http-request cache-use, http-response cache-store",
         Untranslated,
-        "Moorline does not compress, cache or filter: let the app or a CDN do it",
+        "no translated route uses it; see `compress` and `cache` of routes",
+    ),
+    (
+        "http-request set-header, http-request add-header, http-request del-header",
+        Untranslated,
+        FIELDS,
     ),
     (
         "force-persist, ignore-persist, use-server, dispatch, hash-type, hash-balance-factor, http-send-name-header, \

@@ -74,17 +74,17 @@ impl<'t> HaproxyTranslator<'t> {
 
     fn server(&mut self, pool: &mut PoolDraft, line: &'t ConfigLine, default: &[String]) {
         let Some(address) = address(line.word(2)) else {
-            let reason = "a backend has a host and a port";
+            let reason = "a backend has a host and a port, or the absolute path of a Unix socket";
             return self.note(NoteKind::Untranslated, line, reason);
         };
         line.take();
         let words: Vec<String> = default.iter().chain(line.rest(3)).cloned().collect();
-        let Some(weight) = self.parameters(pool, line, &words) else { return };
+        let Some((weight, backup)) = self.parameters(pool, line, &words) else { return };
         if pool.backends.iter().any(|known| known.address == address) {
             return self.note(NoteKind::Different, line, "this address is a backend already");
         }
         let name = Some(line.word(1).to_owned()).filter(|name| *name != address);
-        pool.backends.push(BackendDraft { name, address, weight });
+        pool.backends.push(BackendDraft { name, address, weight, backup });
     }
 
     /// `server-template PREFIX NUMBER NAME:PORT`: a server for each address of a name.
@@ -114,14 +114,14 @@ impl<'t> HaproxyTranslator<'t> {
         Some(if port == "53" { host.to_owned() } else { format!("{host}:{port}") })
     }
 
-    /// Reads the parameters of a server. Returns its weight; `None`: the server is omitted.
+    /// Reads the parameters of a server. Returns its weight, and whether it is a backup; `None`: the server is omitted.
     fn parameters(
         &mut self,
         pool: &mut PoolDraft,
         line: &ConfigLine,
         words: &[String],
-    ) -> Option<u32> {
-        let mut weight = 1;
+    ) -> Option<(u32, bool)> {
+        let (mut weight, mut backup) = (1, false);
         let mut words = words.iter().map(String::as_str);
         while let Some(word) = words.next() {
             match word {
@@ -138,9 +138,11 @@ impl<'t> HaproxyTranslator<'t> {
                     }
                 }
                 "backup" => {
-                    let reason = "a pool has no backup servers: this server is omitted; add it if it may always be used";
-                    self.note(NoteKind::Untranslated, line, reason);
-                    return None;
+                    if pool.backends.iter().any(|known| known.backup) {
+                        let reason = "all backups share the load, as with `option allbackups`";
+                        self.note(NoteKind::Different, line, reason);
+                    }
+                    backup = true;
                 }
                 "disabled" => {
                     self.note(NoteKind::Different, line, "this server is disabled and is omitted");
@@ -173,7 +175,7 @@ impl<'t> HaproxyTranslator<'t> {
                 other => self.server_other(line, other, &mut words),
             }
         }
-        Some(weight)
+        Some((weight, backup))
     }
 
     fn server_tls<'w>(
@@ -305,8 +307,12 @@ impl<'t> HaproxyTranslator<'t> {
     }
 }
 
-/// Host and port of a server.
+/// Host and port of a server, or the path of its socket.
 fn address(typed: &str) -> Option<String> {
+    let socket = typed.strip_prefix("unix@").unwrap_or(typed);
+    if socket.starts_with('/') {
+        return Some(format!("unix:{socket}"));
+    }
     let typed = ["ipv4@", "ipv6@", "tcp@"]
         .iter()
         .find_map(|prefix| typed.strip_prefix(prefix))

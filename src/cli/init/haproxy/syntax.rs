@@ -127,7 +127,7 @@ fn words(line: &str) -> Option<Vec<String>> {
         match char {
             '#' => break,
             ' ' | '\t' | '\r' => words.extend(word.take()),
-            '\\' => word.get_or_insert_default().extend(chars.next()),
+            '\\' => escaped(word.get_or_insert_default(), chars.next()),
             '\'' => {
                 let word = word.get_or_insert_default();
                 loop {
@@ -142,7 +142,7 @@ fn words(line: &str) -> Option<Vec<String>> {
                 loop {
                     match chars.next()? {
                         '"' => break,
-                        '\\' => word.push(chars.next()?),
+                        '\\' => escaped(word, Some(chars.next()?)),
                         char => word.push(char),
                     }
                 }
@@ -152,6 +152,14 @@ fn words(line: &str) -> Option<Vec<String>> {
     }
     words.extend(word);
     Some(words)
+}
+
+/// Adds the character behind a backslash. Before other characters than these, the backslash stays.
+fn escaped(word: &mut String, char: Option<char>) {
+    if char.is_none_or(|char| !" \\#\"'$".contains(char)) {
+        word.push('\\');
+    }
+    word.extend(char);
 }
 
 #[cfg(test)]
@@ -187,6 +195,7 @@ mod tests {
             ("''", &[""]),
             ("a#b", &["a"]),
             ("a\\#b", &["a#b"]),
+            ("/foo\\1 \"/\\1\" ^/a\\.b", &["/foo\\1", "/\\1", "^/a\\.b"]),
         ] {
             assert_eq!(words(line).unwrap(), expected, "{line}");
         }

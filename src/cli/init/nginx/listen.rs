@@ -157,12 +157,12 @@ impl<'t> NginxTranslator<'t> {
         trust: &RealIp,
     ) -> Option<ListenerDraft> {
         let redirects = !group.tls && servers.iter().all(|server| server.redirect.is_some());
-        if !redirects && !servers.iter().any(|server| server.proxies) {
+        if !redirects && !servers.iter().any(|server| server.proxies || server.answers) {
             for listen in &group.directives {
                 self.note(
                     NoteKind::Untranslated,
                     listen,
-                    "no server of this address leads to a backend",
+                    "no server of this address answers requests",
                 );
             }
             return None;

@@ -1,15 +1,19 @@
 //! `location` blocks: routes from paths to pools.
 
 use super::{
-    super::{draft::RouteDraft, note::NoteKind},
+    super::{
+        draft::{RouteDraft, SettingDrafts, TargetDraft},
+        note::NoteKind,
+    },
     NginxTranslator, Scope,
+    answers::{self, LocationAnswer},
     server::{ServerBlock, proxies},
     syntax::Directive,
     values,
 };
 
 /// Which paths a location covers.
-enum LocationPaths {
+pub(super) enum LocationPaths {
     /// A prefix; exact if nothing below it is covered.
     Prefix { path: String, exact: bool },
     /// The prefixes of a regular expression.
@@ -38,27 +42,95 @@ impl<'t> NginxTranslator<'t> {
     /// Adds the routes of the locations of one block.
     fn level(&mut self, routing: &Routing<'_, 't>, scope: &Scope<'_, 't>) {
         for location in scope.own("location") {
+            if location.handled.get() {
+                continue;
+            }
             let inner = scope.inner(location.children());
+            // No client reaches it; another directive may name it.
+            if inner.own("internal").next().is_some() && proxies(location.children()) {
+                continue;
+            }
             let pass = self.pass(&inner, scope);
-            match (paths(location), pass) {
+            let paths = paths(location);
+            match (&paths, pass) {
                 (LocationPaths::Named, _) => {}
                 (LocationPaths::Unsupported(why), Some(_)) => {
                     location.take_all();
                     let reason = format!("{why}; {}", routing.otherwise());
                     self.note(NoteKind::Untranslated, location, reason);
                 }
-                (_, None) => self.unrouted(routing, location, &inner),
-                (LocationPaths::Prefix { path, exact }, Some((scope, pass))) => {
-                    self.route(routing, location, &[path], exact, &scope, pass);
+                (_, None) => match self.answer(&paths, &inner) {
+                    Some(answer) => self.answered(routing, location, &paths, &inner, answer),
+                    None => self.unrouted(routing, location, &inner),
+                },
+                (LocationPaths::Prefix { .. }, Some((scope, pass))) => {
+                    self.route(routing, location, &paths, &scope, pass);
                     self.level(routing, &inner);
                 }
-                (LocationPaths::Regex(prefixes), Some((scope, pass))) => {
+                (LocationPaths::Regex(_), Some((scope, pass))) => {
                     let reason = "the regular expression became path prefixes";
                     self.note(NoteKind::Different, location, reason);
-                    self.route(routing, location, &prefixes, false, &scope, pass);
+                    self.route(routing, location, &paths, &scope, pass);
                 }
             }
         }
+    }
+
+    /// Adds the routes of a location that answers by itself.
+    fn answered(
+        &mut self,
+        routing: &Routing<'_, 't>,
+        location: &'t Directive,
+        paths: &LocationPaths,
+        scope: &Scope<'_, 't>,
+        answer: LocationAnswer,
+    ) {
+        if let LocationPaths::Unsupported(_) = paths {
+            location.take_all();
+            let (kind, reason) = without_backend(location, routing.has_root);
+            return self.note(kind, location, format!("{reason}; {}", routing.otherwise()));
+        }
+        location.take();
+        let LocationAnswer { target, settings: mut own } = answer;
+        let (target, settings) = match self.filters(scope) {
+            Some(settings) => (target, settings),
+            None => (denied(), SettingDrafts::default()),
+        };
+        own.extend(&settings);
+        self.error_pages(&mut own, scope);
+        self.add_routes(routing, location, paths, (&target, &own));
+        self.level(routing, scope);
+    }
+
+    /// Adds the route of a server that answers every request by itself.
+    pub(super) fn server_answer(
+        &mut self,
+        server: &ServerBlock<'t>,
+        scope: &Scope<'_, 't>,
+        listeners: &[String],
+    ) {
+        let target = match &server.redirect {
+            Some(redirect) => {
+                redirect.others.iter().for_each(|other| _ = other.take());
+                redirect.directive.take();
+                let port = redirect.port.map_or(String::new(), |port| format!(":{port}"));
+                let host = redirect.host.as_deref().unwrap_or("{host}");
+                let reason =
+                    "clients of Engine.IO and WebSockets get a 404, as they follow no redirect";
+                self.note(NoteKind::Different, redirect.directive, reason);
+                let code = match redirect.directive.args.last().map(String::as_str) {
+                    Some("redirect") => 302,
+                    _ => redirect.directive.arg(0).parse().unwrap_or(301),
+                };
+                answers::redirect(&format!("https://{host}{port}{{path}}{{query}}"), code)
+            }
+            None => scope.own("return").next().and_then(|found| self.returned(found, scope)),
+        };
+        let Some(target) = target else { return };
+        let routing = Routing { server, listeners, has_root: false };
+        let root = LocationPaths::Prefix { path: "/".to_owned(), exact: false };
+        let settings = self.filters(scope).unwrap_or_default();
+        self.add_routes(&routing, server.directive, &root, (&target, &settings));
     }
 
     /// The `proxy_pass` of a location, its own or that of a named location, with the scope of it.
@@ -77,19 +149,57 @@ impl<'t> NginxTranslator<'t> {
         Some((outer.inner(named.children()), pass))
     }
 
-    /// Adds the routes of one location.
+    /// Adds the routes of a location with a backend.
     fn route(
         &mut self,
         routing: &Routing<'_, 't>,
         location: &'t Directive,
-        paths: &[String],
-        exact: bool,
+        paths: &LocationPaths,
         scope: &Scope<'_, 't>,
         pass: &'t Directive,
     ) {
         location.take();
-        let Some(pool) = self.pool(scope, pass) else { return };
-        self.rewritten(location, pass, paths);
+        let target = match self.split(scope, pass) {
+            Some(pools) => TargetDraft::Value("split", pools),
+            None => match self.pool(scope, pass) {
+                Some(pool) => TargetDraft::Pool(pool),
+                None => return,
+            },
+        };
+        let mut settings = SettingDrafts::default();
+        match self.rewrites(&mut settings, scope) {
+            true => {}
+            false => self.rewritten(&mut settings, location, pass, paths),
+        }
+        self.mirrored(&mut settings, scope);
+        // Comes last: it marks the fields that it translates.
+        let target = match self.filters(scope) {
+            Some(filters) => {
+                settings.extend(&filters);
+                self.error_pages(&mut settings, scope);
+                target
+            }
+            None => {
+                settings = SettingDrafts::default();
+                denied()
+            }
+        };
+        self.add_routes(routing, location, paths, (&target, &settings));
+    }
+
+    /// Adds the routes of a location, for each of its paths and of the hosts of its server.
+    fn add_routes(
+        &mut self,
+        routing: &Routing<'_, 't>,
+        location: &'t Directive,
+        paths: &LocationPaths,
+        (target, settings): (&TargetDraft, &SettingDrafts),
+    ) {
+        let (paths, exact) = match paths {
+            LocationPaths::Prefix { path, exact } => (std::slice::from_ref(path), *exact),
+            LocationPaths::Regex(prefixes) => (&prefixes[..], false),
+            LocationPaths::Unsupported(_) | LocationPaths::Named => return,
+        };
         for path in paths {
             let Some(path) = route_path(path) else {
                 let reason = format!("`{path}` cannot be the path of a route");
@@ -111,27 +221,13 @@ impl<'t> NginxTranslator<'t> {
                     origin: location.origin.to_string(),
                     host: host.clone(),
                     path: path.clone(),
-                    pool: pool.clone(),
+                    target: target.clone(),
                     listeners: routing.listeners.to_vec(),
+                    settings: settings.clone(),
                 };
                 self.add_route(route, location);
             }
         }
-    }
-
-    /// Notes a path that nginx rewrites.
-    fn rewritten(&mut self, location: &Directive, pass: &Directive, paths: &[String]) {
-        let url = pass.arg(0);
-        let after = url.split_once("://").map_or("", |(_, rest)| rest);
-        let Some(uri) = after.find('/').map(|at| &after[at..]) else { return };
-        if paths.iter().all(|path| path == uri) {
-            return;
-        }
-        let typed = location.args.last().map_or("", String::as_str);
-        let reason = format!(
-            "paths are not rewritten: nginx replaces `{typed}` by `{uri}`, and Moorline forwards the path unchanged"
-        );
-        self.note(NoteKind::Untranslated, pass, reason);
     }
 
     /// Notes a location that leads to no backend; looks at the locations in it.
@@ -202,11 +298,15 @@ pub(super) fn without_backend(location: &Directive, has_root: bool) -> (NoteKind
     } else if has(&["fastcgi_pass", "uwsgi_pass", "scgi_pass", "grpc_pass", "memcached_pass"]) {
         "Moorline forwards HTTP/1.1 and WebSocket only: keep nginx for this, as a backend"
     } else if has(&["return", "rewrite"]) {
-        "there are no fixed replies and redirects for single paths; `admin` serves /live and /ready for health checks"
+        "its answer has no equivalent; `admin` serves /live and /ready for health checks"
+    } else if has(&["internal"]) {
+        "an internal location has no route"
+    } else if location.arg(0).starts_with('~') {
+        "a route has a path prefix, not a regular expression"
     } else if has(&["stub_status"]) {
         "`admin` serves metrics for Prometheus, and `moorline status` shows the state"
     } else {
-        "Moorline serves no files: serve them by a backend or a CDN"
+        "it has neither a backend nor a folder"
     };
     (NoteKind::Untranslated, reason)
 }
@@ -224,6 +324,11 @@ fn paths(location: &Directive) -> LocationPaths {
         ["^~", path] | [path] => LocationPaths::Prefix { path: (*path).to_owned(), exact: false },
         _ => LocationPaths::Unsupported("this kind of location is not supported"),
     }
+}
+
+/// What a location answers that denies every client.
+pub(super) fn denied() -> TargetDraft {
+    TargetDraft::Value("respond", "{ status = 403 }".to_owned())
 }
 
 /// A path that can be a route's.

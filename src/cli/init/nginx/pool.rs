@@ -23,7 +23,7 @@ struct PassTarget {
 impl<'t> NginxTranslator<'t> {
     /// The pool of a `proxy_pass`, made at its first use, with the settings of this place.
     pub(super) fn pool(&mut self, scope: &Scope<'_, 't>, pass: &'t Directive) -> Option<String> {
-        let target = match self.target(scope, pass) {
+        let target = match self.target(scope, pass.arg(0)) {
             Ok(target) => target,
             Err(reason) => {
                 self.note(NoteKind::Untranslated, pass, reason);
@@ -31,7 +31,48 @@ impl<'t> NginxTranslator<'t> {
             }
         };
         pass.take();
-        let name = self.named_pool("http", &target, pass)?;
+        self.pool_at(scope, pass, &target)
+    }
+
+    /// The pools of a `proxy_pass` to a variable of `split_clients`, as the value of `split`.
+    pub(super) fn split(&mut self, scope: &Scope<'_, 't>, pass: &'t Directive) -> Option<String> {
+        let url = pass.arg(0);
+        let at = url.find('$').filter(|_| !url.ends_with("$request_uri"))?;
+        let name = url[at + 1..].trim_matches(['{', '}']).split(['/', ':']).next()?.to_owned();
+        let splits = scope.top_level("split_clients");
+        let block = splits
+            .into_iter()
+            .find(|split| split.arg(1).strip_prefix('$') == Some(name.as_str()))?;
+        let mut parts = Vec::new();
+        let mut left: u32 = 10_000;
+        for share in block.children() {
+            let weight = match share.name.strip_suffix('%') {
+                Some(percent) => (percent.parse::<f64>().ok()? * 100.0).round() as u32,
+                None => left,
+            };
+            left = left.saturating_sub(weight);
+            let url = url.replace(&format!("${{{name}}}"), share.arg(0));
+            let url = url.replace(&format!("${name}"), share.arg(0));
+            let target = self.target(scope, &url).ok()?;
+            let pool = self.pool_at(scope, pass, &target)?;
+            share.take();
+            parts.push(format!("{{ pool = {}, weight = {weight} }}", quoted(&pool)));
+        }
+        let reason =
+            "the shares are drawn at random for each session, and a session stays in its pool";
+        self.note(NoteKind::Different, block, reason);
+        pass.take();
+        (parts.len() > 1).then(|| format!("[{}]", parts.join(", ")))
+    }
+
+    /// The pool of a target, with the settings of this place.
+    fn pool_at(
+        &mut self,
+        scope: &Scope<'_, 't>,
+        pass: &'t Directive,
+        target: &PassTarget,
+    ) -> Option<String> {
+        let name = self.named_pool("http", target, pass)?;
         let at = self.draft.pools.iter().position(|pool| pool.name == name)?;
         let mut pool = std::mem::take(&mut self.draft.pools[at]);
         self.timeouts(&mut pool, scope);
@@ -71,6 +112,16 @@ impl<'t> NginxTranslator<'t> {
 
     /// The pool of a target without an `upstream` block.
     fn single(&mut self, target: &PassTarget, pass: &Directive) -> Option<PoolDraft> {
+        let backend = |address| BackendDraft { name: None, address, weight: 1, backup: false };
+        if let Some(path) = target.authority.strip_prefix("unix:") {
+            let stem = path.rsplit('/').next().unwrap_or(path).trim_end_matches(".sock");
+            return Some(PoolDraft {
+                name: stem.to_owned(),
+                origin: pass.origin.to_string(),
+                backends: vec![backend(target.authority.clone())],
+                ..PoolDraft::default()
+            });
+        }
         let default = if target.tls { 443 } else { 80 };
         let Some(address) = with_port(&target.authority, default) else {
             self.note(NoteKind::Untranslated, pass, "this is not a host with a port");
@@ -85,14 +136,15 @@ impl<'t> NginxTranslator<'t> {
         if target.dynamic && !local {
             pool.source = Some(format!("{{ dns = {} }}", quoted(&address)));
         } else {
-            pool.backends.push(BackendDraft { name: None, address, weight: 1 });
+            pool.backends.push(backend(address));
         }
         Some(pool)
     }
 
     /// Reads the URL of a `proxy_pass`.
-    fn target(&self, scope: &Scope<'_, 't>, pass: &Directive) -> Result<PassTarget, &'static str> {
-        let mut url = pass.arg(0).to_owned();
+    fn target(&self, scope: &Scope<'_, 't>, url: &str) -> Result<PassTarget, &'static str> {
+        // The path of the request, which is sent in any case.
+        let mut url = url.trim_end_matches("$request_uri").to_owned();
         let dynamic = url.contains('$');
         for _ in 0..8 {
             let Some(at) = url.find('$') else { break };
@@ -112,8 +164,11 @@ impl<'t> NginxTranslator<'t> {
             Some(("https", rest)) => (true, rest),
             _ => return Err("a backend is reached by http or https"),
         };
-        if rest.starts_with("unix:") {
-            return Err("backends have a host and a port; unix sockets are not supported");
+        if let Some(path) = rest.strip_prefix("unix:") {
+            let path = path.split(':').next().unwrap_or(path);
+            let authority =
+                unix(path).ok_or("a Unix socket has an absolute path without blanks")?;
+            return Ok(PassTarget { tls, authority, dynamic: false });
         }
         let authority = rest.split('/').next().unwrap_or(rest).to_owned();
         if authority.contains('$') || authority.is_empty() {
@@ -223,39 +278,48 @@ impl<'t> NginxTranslator<'t> {
         }
     }
 
-    /// Notes a header that nginx adds to requests.
+    /// Notes a field of requests that no location uses, or that needs no setting.
     pub(super) fn request_header(&mut self, directive: &Directive) {
-        let (name, value) = (directive.arg(0).to_ascii_lowercase(), directive.arg(1));
-        let (kind, reason) = match (name.as_str(), value) {
-            ("upgrade" | "connection", _) => {
-                (NoteKind::Unneeded, "upgrades are forwarded without a setting")
-            }
-            ("host", "$host" | "$http_host" | "$host:$server_port" | "$server_name") => {
-                (NoteKind::Unneeded, "backends get the host that the client requested")
-            }
-            ("x-real-ip", "$remote_addr" | "$realip_remote_addr")
-            | ("x-forwarded-for", "$proxy_add_x_forwarded_for" | "$remote_addr")
-            | ("x-forwarded-proto" | "x-forwarded-protocol" | "x-scheme", "$scheme" | "https")
-            | ("x-forwarded-host", "$host" | "$http_host" | "$host:$server_port")
-            | ("x-forwarded-port", _) => (
-                NoteKind::Unneeded,
-                "backends get X-Forwarded-For, -Proto, -Host, -Port and X-Real-IP",
-            ),
-            ("forwarded", _) => {
-                self.draft.top.string("forwarded", "always");
-                directive.take();
-                return;
-            }
-            ("x-request-id", "$request_id" | "$http_x_request_id") => {
-                (NoteKind::Unneeded, "backends get X-Request-Id, as in the access log")
-            }
-            ("accept-encoding", "") => {
-                (NoteKind::Untranslated, "request headers are forwarded unchanged")
-            }
-            _ => (NoteKind::Untranslated, "Moorline cannot add custom headers to requests"),
-        };
+        if directive.arg(0).eq_ignore_ascii_case("forwarded") {
+            self.draft.top.string("forwarded", "always");
+            directive.take();
+            return;
+        }
+        let (kind, reason) = known_field(directive.arg(0), directive.arg(1))
+            .unwrap_or((NoteKind::Untranslated, "no translated location sends it"));
         self.note(kind, directive, reason);
     }
+}
+
+/// Why a field that nginx adds to requests needs no setting; `None`: it needs one.
+pub(super) fn known_field(name: &str, value: &str) -> Option<(NoteKind, &'static str)> {
+    Some(match (name.to_ascii_lowercase().as_str(), value) {
+        ("upgrade" | "connection", _) => {
+            (NoteKind::Unneeded, "upgrades are forwarded without a setting")
+        }
+        ("host", "$host" | "$http_host" | "$host:$server_port" | "$server_name") => {
+            (NoteKind::Unneeded, "backends get the host that the client requested")
+        }
+        ("host", _) => (NoteKind::Untranslated, "only a fixed host can be set"),
+        ("x-real-ip", "$remote_addr" | "$realip_remote_addr")
+        | ("x-forwarded-for", "$proxy_add_x_forwarded_for" | "$remote_addr")
+        | ("x-forwarded-proto" | "x-forwarded-protocol" | "x-scheme", "$scheme" | "https")
+        | ("x-forwarded-host", "$host" | "$http_host" | "$host:$server_port")
+        | ("x-forwarded-port", _) => {
+            (NoteKind::Unneeded, "backends get X-Forwarded-For, -Proto, -Host, -Port and X-Real-IP")
+        }
+        ("forwarded", _) => (NoteKind::Unneeded, "backends get `Forwarded`"),
+        ("x-request-id", "$request_id" | "$http_x_request_id") => {
+            (NoteKind::Unneeded, "backends get X-Request-Id, as in the access log")
+        }
+        _ => return None,
+    })
+}
+
+/// The address of a Unix socket; `None`: the path is not valid.
+pub(super) fn unix(path: &str) -> Option<String> {
+    let valid = path.starts_with('/') && !path.contains(|c: char| c.is_whitespace());
+    valid.then(|| format!("unix:{path}"))
 }
 
 /// The value of a variable that `set` gives, in the nearest block.

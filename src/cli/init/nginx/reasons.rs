@@ -22,7 +22,7 @@ pub(super) fn reason(name: &str, args: &[String]) -> (NoteKind, &'static str) {
 /// Reasons that depend on the first argument.
 fn by_argument(name: &str, first: &str) -> Option<(NoteKind, &'static str)> {
     Some(match (name, first) {
-        ("auth_basic" | "auth_request", "off") | ("allow", "all") | ("satisfy", _) => {
+        ("auth_basic" | "auth_request" | "auth_jwt", "off") | ("satisfy", "all") => {
             (Unneeded, "no access control is set here")
         }
         ("client_max_body_size", "0") => (Unneeded, "request bodies are not limited"),
@@ -39,18 +39,19 @@ fn by_argument(name: &str, first: &str) -> Option<(NoteKind, &'static str)> {
     })
 }
 
-const FILES: &str = "Moorline serves no files: serve them by a backend or a CDN";
-const NO_HEADERS: &str = "Moorline does not change headers of responses: let the app send them";
+const FILES: &str = "no translated location serves files by it; a route has files (`files`) or a backend, and does not look for a file first";
+const NO_HEADERS: &str =
+    "no translated location uses it; `headers` of a route changes fields of requests and responses";
 const ACCESS: &str = "Moorline has no equivalent check: use the app or the network for it";
-const RATE: &str = "requests are not limited by rate; `connections_per_address` and `admission` limit connections \
-                    and new sessions";
+const RATE: &str = "it has no equivalent; see `limits` of routes";
 const OTHER_PROTOCOL: &str =
     "Moorline forwards HTTP/1.1 and WebSocket only: keep nginx for this, as a backend";
 const PROCESS: &str = "Moorline has no equivalent process setting";
 const BUFFERS: &str = "bodies are streamed with bounded buffers";
 const TUNED: &str = "sockets are tuned without settings";
-const CACHE: &str = "Moorline does not cache";
-const COMPRESS: &str = "Moorline does not compress: let the app or a CDN do it";
+const CACHE: &str = "see `cache` of routes, which follows RFC 9111";
+const COMPRESS: &str =
+    "see `compress` of routes, which chooses by type, size and `Accept-Encoding`";
 const RETRY: &str = "a request that was not sent, or is idempotent, is tried on another backend within a retry \
                      budget";
 const TICKETS: &str =
@@ -60,7 +61,7 @@ const TOO_OLD: &str = "only TLS 1.2 and 1.3 with forward secrecy are supported";
 const SCRIPT: &str = "Moorline runs no scripts";
 
 /// Names, separated by blanks, with what becomes of them and why.
-const REASONS: [(&str, NoteKind, &str); 49] = [
+const REASONS: [(&str, NoteKind, &str); 51] = [
     (
         "user worker_processes worker_rlimit_nofile worker_cpu_affinity worker_priority pid daemon master_process \
       lock_file timer_resolution worker_shutdown_timeout worker_rlimit_core working_directory pcre_jit thread_pool \
@@ -110,18 +111,20 @@ const REASONS: [(&str, NoteKind, &str); 49] = [
         TUNED,
     ),
     ("server_tokens", Unneeded, "Moorline sends no version"),
+    ("root alias index try_files expires internal gzip_static mp4 flv", Untranslated, FILES),
+    ("autoindex autoindex_format autoindex_exact_size", Untranslated, "folders are not listed"),
     (
-        "root alias index try_files autoindex expires etag if_modified_since open_file_cache open_file_cache_valid \
-      open_file_cache_min_uses open_file_cache_errors disable_symlinks internal gzip_static mp4 flv",
-        Untranslated,
-        FILES,
+        "etag if_modified_since open_file_cache open_file_cache_valid open_file_cache_min_uses open_file_cache_errors \
+      disable_symlinks",
+        Unneeded,
+        "files have validators, and symbolic links do not lead out of their folder",
     ),
     ("add_header add_trailer more_set_headers more_clear_headers", Untranslated, NO_HEADERS),
     (
         "proxy_hide_header proxy_pass_header proxy_ignore_headers proxy_cookie_domain proxy_cookie_path \
       proxy_cookie_flags sub_filter sub_filter_once sub_filter_types proxy_redirect",
         Untranslated,
-        "responses are forwarded unchanged",
+        "cookies, locations and bodies of responses are forwarded unchanged; `headers` of a route changes fields",
     ),
     (
         "error_page proxy_intercept_errors recursive_error_pages",
@@ -129,11 +132,7 @@ const REASONS: [(&str, NoteKind, &str); 49] = [
         "`error_pages` is for errors that the proxy reports itself; replies of backends are forwarded unchanged",
     ),
     ("gzip brotli zstd gunzip ssi addition_types", Untranslated, COMPRESS),
-    (
-        "client_max_body_size",
-        Untranslated,
-        "request bodies are not limited: let the app limit them",
-    ),
+    ("client_max_body_size", Unneeded, "no translated location uses it"),
     (
         "client_body_buffer_size client_body_in_file_only client_body_in_single_buffer client_body_temp_path \
       client_header_buffer_size connection_pool_size request_pool_size proxy_buffering proxy_request_buffering \
@@ -220,16 +219,14 @@ const REASONS: [(&str, NoteKind, &str); 49] = [
     (
         "limit_conn limit_conn_zone limit_conn_status limit_conn_log_level",
         Untranslated,
-        "only connections for each \
-      client address can be limited: `connections_per_address` of a listener",
+        "it has no equivalent; `connections_per_address` of a listener and `limits` of routes limit clients",
     ),
     ("fastcgi_pass uwsgi_pass scgi_pass grpc_pass memcached_pass", Untranslated, OTHER_PROTOCOL),
     ("map geo split_clients set perl_set js_set geoip_country geoip_city", Untranslated, VARIABLES),
     (
         "if rewrite return break rewrite_log",
         Untranslated,
-        "there are no conditions, rewrites and fixed replies; an http \
-      listener can redirect to https",
+        "it has no equivalent here; see `match`, `rewrite`, `redirect` and `respond` of routes",
     ),
     (
         "resolver resolver_timeout",
@@ -244,7 +241,11 @@ const REASONS: [(&str, NoteKind, &str); 49] = [
         Untranslated,
         "`admin` serves metrics for Prometheus, and `moorline status` shows the state",
     ),
-    ("mirror mirror_request_body", Untranslated, "requests are not copied"),
+    (
+        "mirror mirror_request_body",
+        Untranslated,
+        "no translated location uses it; see `mirror` of routes",
+    ),
     (
         "underscores_in_headers ignore_invalid_headers merge_slashes absolute_redirect port_in_redirect \
       server_name_in_redirect",

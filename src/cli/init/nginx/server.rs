@@ -12,6 +12,8 @@ pub(super) struct ServerBlock<'t> {
     pub(super) redirect: Option<ServerRedirect<'t>>,
     /// Whether a location leads to a backend.
     pub(super) proxies: bool,
+    /// Whether the server answers requests by itself.
+    pub(super) answers: bool,
 }
 
 /// A redirect of every request to https.
@@ -64,7 +66,8 @@ impl<'t> NginxTranslator<'t> {
         hosts.dedup();
         let proxies = proxies(directive.children());
         let redirect = redirect(&scope).filter(|_| !proxies);
-        ServerBlock { directive, hosts, redirect, proxies }
+        let answers = answers(directive.children());
+        ServerBlock { directive, hosts, redirect, proxies, answers }
     }
 
     /// The networks of `set_real_ip_from`, wherever it is.
@@ -118,6 +121,14 @@ pub(super) fn proxies(directives: &[Directive]) -> bool {
     directives
         .iter()
         .any(|directive| directive.name == "proxy_pass" || proxies(directive.children()))
+}
+
+/// Whether a block answers requests by itself: fixed responses, redirects and files.
+fn answers(directives: &[Directive]) -> bool {
+    directives.iter().any(|directive| {
+        matches!(directive.name.as_str(), "return" | "root" | "alias")
+            || (directive.name == "location" && answers(directive.children()))
+    })
 }
 
 /// Whether a server answers with redirects.

@@ -6,7 +6,7 @@ use super::{
         note::NoteKind,
     },
     NginxTranslator, Scope,
-    pool::with_port,
+    pool::{unix, with_port},
     syntax::Directive,
     values::{self, ListenAddress},
 };
@@ -176,8 +176,11 @@ impl<'t> NginxTranslator<'t> {
         let mut pool = match self.upstreams.get(target).copied() {
             Some(block) => self.upstream(block),
             None => {
-                let Some(address) = with_port(target, 0).filter(|_| !target.starts_with("unix:"))
-                else {
+                let address = match target.strip_prefix("unix:") {
+                    Some(path) => unix(path),
+                    None => with_port(target, 0),
+                };
+                let Some(address) = address else {
                     self.note(
                         NoteKind::Untranslated,
                         at,
@@ -186,7 +189,7 @@ impl<'t> NginxTranslator<'t> {
                     return None;
                 };
                 let name = address.replace(['.', ':', '[', ']'], "-").trim_matches('-').to_owned();
-                let backends = vec![BackendDraft { name: None, address, weight: 1 }];
+                let backends = vec![BackendDraft { name: None, address, weight: 1, backup: false }];
                 PoolDraft { name, origin: at.origin.to_string(), backends, ..PoolDraft::default() }
             }
         };

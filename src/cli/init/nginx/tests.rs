@@ -1,5 +1,7 @@
 //! Single rules of the translation; whole files are under `tests/init`.
 
+mod routes;
+
 use std::{io, path::Path};
 
 use super::{
@@ -73,27 +75,13 @@ fn a_file_of_servers_needs_no_http_block() {
 #[test]
 fn access_control_that_is_lost_is_said_first() {
     let translation = translated(
-        "server { listen 80; location / { proxy_pass http://127.0.0.1:1; allow 10.0.0.0/8; deny all; } \
+        "server { listen 80; location / { proxy_pass http://127.0.0.1:1; auth_basic x; allow 10.1.2.3; deny 10.0.0.0/8; } \
          location /private/ { internal; root /x; } }",
     );
     let lost = |directive: &str| kinds(&translation.notes, directive)[0].0 == NoteKind::Unprotected;
-    assert!(lost("allow") && lost("deny") && lost("location /private/"), "{:?}", translation.notes);
+    assert!(lost("auth_basic") && lost("deny 10") && lost("location /private/"));
     let text = translation.draft.text("", &translation.notes);
     assert!(text.find("ACCESS CONTROL").unwrap() < text.find("[listeners").unwrap(), "{text}");
-}
-
-#[test]
-fn paths_that_are_rewritten_are_reported() {
-    let of = |location: &str, pass: &str| {
-        let file = format!("server {{ listen 80; location {location} {{ proxy_pass {pass}; }} }}");
-        let notes = translated(&file).notes;
-        notes.iter().any(|note| note.reason.contains("not rewritten"))
-    };
-    assert!(of("/chat/", "http://127.0.0.1:1/"));
-    assert!(of("/chat/", "http://127.0.0.1:1/other/"));
-    assert!(!of("/chat/", "http://127.0.0.1:1"));
-    assert!(!of("/chat/", "http://127.0.0.1:1/chat/"));
-    assert!(!of("/", "http://127.0.0.1:1/"));
 }
 
 #[test]

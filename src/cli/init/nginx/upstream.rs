@@ -6,7 +6,7 @@ use super::{
         note::NoteKind,
     },
     NginxTranslator, Scope,
-    pool::with_port,
+    pool::{unix, with_port},
     syntax::Directive,
     values,
 };
@@ -58,16 +58,17 @@ impl<'t> NginxTranslator<'t> {
 
     fn upstream_server(&mut self, pool: &mut PoolDraft, server: &'t Directive, count: usize) {
         let address = server.arg(0);
-        if address.starts_with("unix:") {
-            let reason = "backends have a host and a port; unix sockets are not supported";
+        let address = match address.strip_prefix("unix:") {
+            Some(path) => unix(path),
+            None => with_port(address, 80),
+        };
+        let Some(address) = address else {
+            let reason = "this is neither a host with a port nor the absolute path of a socket";
             return self.note(NoteKind::Untranslated, server, reason);
-        }
-        let Some(address) = with_port(address, 80) else {
-            return self.note(NoteKind::Untranslated, server, "this is not a host with a port");
         };
         server.take();
         let mut weight = 1;
-        let mut resolved = false;
+        let (mut resolved, mut backup) = (false, false);
         for word in server.args.iter().skip(1) {
             match word.split_once('=').unwrap_or((word.as_str(), "")) {
                 ("down", _) => {
@@ -77,10 +78,7 @@ impl<'t> NginxTranslator<'t> {
                         "this server is down and is omitted",
                     );
                 }
-                ("backup", _) => {
-                    let reason = "a pool has no backup servers: this server is omitted; add it if it may always be used";
-                    return self.note(NoteKind::Untranslated, server, reason);
-                }
+                ("backup", _) => backup = true,
                 ("weight", number) => weight = number.parse().unwrap_or(1).clamp(1, HEAVIEST),
                 ("resolve", _) => resolved = true,
                 (key, value) => self.server_parameter(pool, server, key, value),
@@ -98,7 +96,7 @@ impl<'t> NginxTranslator<'t> {
         if pool.backends.iter().any(|known| known.address == address) {
             return self.note(NoteKind::Different, server, "this address is a backend already");
         }
-        pool.backends.push(BackendDraft { name: None, address, weight });
+        pool.backends.push(BackendDraft { name: None, address, weight, backup });
     }
 
     fn server_parameter(
