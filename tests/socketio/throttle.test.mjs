@@ -1,4 +1,5 @@
-// Limits of WebSocket messages, with real clients: Socket.IO, and `ws` with fragments and permessage-deflate.
+// Limits of requests and of WebSocket messages, with real clients: Socket.IO, a browser, and `ws` with fragments and
+// permessage-deflate.
 
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
@@ -7,8 +8,10 @@ import { test } from 'node:test';
 
 import { WebSocket, WebSocketServer } from 'ws';
 
-import { connect, UPGRADING, WEBSOCKET } from './lib/clients.mjs';
+import { connect, POLLING, UPGRADING, WEBSOCKET } from './lib/clients.mjs';
+import { launch } from './lib/demo.mjs';
 import { Ledger, printFigures } from './lib/ledger.mjs';
+import { servePages } from './lib/page.mjs';
 import { startProxy } from './lib/proxy.mjs';
 import { startSite } from './lib/site.mjs';
 import { soon, until } from './lib/wait.mjs';
@@ -20,6 +23,68 @@ const KIB = 1024;
 const routed = (lines) => `[[routes]]\npool = "chat"\n${lines}\n`;
 /** Clients reconnect soon. */
 const options = { reconnectionDelay: 20 };
+
+test('polls of a Socket.IO client do not count as requests, and its handshakes and POSTs do', async (t) => {
+  const limits = 'limits = [{ rate = "20/h" }, { what = "handshakes", rate = "2/h" }]';
+  const { proxy } = await startSite(t, { count: 1, routes: routed(limits) });
+  const ledger = new Ledger();
+  const client = await connect(proxy.endpoint(), { transports: POLLING, ledger });
+  let items = 0;
+  client.socket.on('item', () => items++);
+  // Each answer comes with a poll of its own; the handshake and the packet of the namespace were two requests.
+  for (let turn = 0; turn < 15; turn++) await client.ask('feed', 1);
+  assert.equal(items, 15);
+  const polls = () => proxy.lines(({ method, status }) => method === 'GET' && status === 200).length;
+  await until(() => `${polls()} lines of polls`, () => polls() >= 15);
+  await client.close();
+  ledger.assertClean();
+  const again = new Ledger();
+  const second = await connect(proxy.endpoint(), { transports: WEBSOCKET, ledger: again });
+  await second.close();
+  again.assertClean();
+  const third = openSocket({ port: proxy.ports.get('web'), path: '/socket.io/?EIO=4&transport=websocket' });
+  third.on('error', () => {});
+  const [request, response] = await soon('the refusal', once(third, 'unexpected-response'));
+  request.destroy();
+  assert.equal(response.statusCode, 429);
+});
+
+for (const [whose, engine, cors] of [
+  ['Engine.IO', (origin) => ({ cors: { origin, credentials: true } }), () => ''],
+  ['the proxy', () => ({}), (origin) => `cors = { origins = ["${origin}"], credentials = true }`],
+]) {
+  test(`a page of another site reads why it is refused, with the CORS fields of ${whose}`, async (t) => {
+    const origin = await servePages(t);
+    const browser = await launch(t);
+    const limits = `limits = [{ what = "handshakes", name = "opens", rate = "1/h" }]\n${cors(origin)}`;
+    const { proxy } = await startSite(t, { count: 1, nodes: { engine: engine(origin) }, routes: routed(limits) });
+    const page = await (await browser.newContext()).newPage();
+    await page.goto(`${origin}/v4`);
+    const seen = await page.evaluate(sockets, `http://127.0.0.1:${proxy.ports.get('web')}`);
+    assert.equal(seen.first, 'connected');
+    assert.deepEqual([seen.socketIo.status, JSON.parse(seen.socketIo.body).status], [429, 429]);
+    assert.match(seen.fetched.after, /^3[56]\d\d$/);
+    assert.match(seen.fetched.limit, /^"opens";r=0;t=3[56]\d\d$/);
+    assert.equal(seen.fetched.policy, '"opens";q=1;w=3600');
+  });
+}
+
+/** Runs in the page: opens two sockets, and fetches a handshake. */
+async function sockets(address) {
+  const attempt = () =>
+    new Promise((resolve) => {
+      const socket = io(address, { forceNew: true, transports: ['polling'], reconnection: false, withCredentials: true });
+      const end = (result) => (socket.disconnect(), resolve(result));
+      socket.on('connect', () => end('connected'));
+      socket.on('connect_error', ({ context }) => end({ status: context.status, body: context.responseText }));
+    });
+  const first = await attempt();
+  const socketIo = await attempt();
+  const { headers } = await fetch(`${address}/socket.io/?EIO=4&transport=polling`, { credentials: 'include' });
+  const field = (name) => headers.get(name);
+  const fetched = { after: field('retry-after'), limit: field('ratelimit'), policy: field('ratelimit-policy') };
+  return { first, socketIo, fetched };
+}
 
 test('a Socket.IO message that is too large closes its socket with 1009, and the client reconnects', async (t) => {
   const { proxy } = await startSite(t, { count: 1, routes: routed('messages = { max_size = "64KiB" }') });
@@ -79,7 +144,7 @@ test('ws with fragments, pings and permessage-deflate', async (t) => {
     server.close();
   });
   const open = async (perMessageDeflate) => {
-    const socket = new WebSocket(`ws://127.0.0.1:${proxy.ports.get('web')}/`, { perMessageDeflate });
+    const socket = openSocket({ port: proxy.ports.get('web'), perMessageDeflate });
     await soon('an open socket', once(socket, 'open'));
     const closed = once(socket, 'close');
     const answer = async () => Number((await soon('an answer', once(socket, 'message')))[0]);
@@ -118,3 +183,7 @@ test('ws with fragments, pings and permessage-deflate', async (t) => {
   await until('the closes of the backend', () => closes.length === 3);
   assert.deepEqual(closes, [1009, 1009, 1009]);
 });
+
+function openSocket({ port, path = '/', ...settings }) {
+  return new WebSocket(`ws://127.0.0.1:${port}${path}`, settings);
+}

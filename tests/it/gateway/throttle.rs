@@ -55,6 +55,25 @@ async fn what_is_beyond_a_rate_gets_a_429_that_a_page_can_read() {
 }
 
 #[tokio::test]
+async fn only_pages_that_cors_allows_read_a_refusal() {
+    let backend = Backend::replying("ok").await;
+    let keys = "limits = { rate = \"1/h\" }\n[routes.cors]\norigins = [\"https://page.test\"]\nexpose = [\"X-Total\"]\n";
+    let proxy = routed(&backend, keys).await;
+    assert_eq!(statuses(&proxy, "/", ORIGIN, 1).await, [200]);
+    let refused = get(&proxy, "/", ORIGIN).await;
+    assert_eq!(refused.status(), 429);
+    assert_eq!(refused.all("access-control-allow-origin"), ["https://page.test"]);
+    let readable = refused.header("access-control-expose-headers").unwrap();
+    assert!(readable.contains("RateLimit") && readable.contains("Retry-After"), "{readable}");
+    assert_eq!(refused.all("access-control-allow-credentials"), ["true"]);
+    let foreign = get(&proxy, "/", "Origin: https://evil.test\r\n").await;
+    assert_eq!((foreign.status(), foreign.header("access-control-allow-origin")), (429, None));
+    assert_eq!(foreign.header("access-control-expose-headers"), None);
+    drop(backend);
+    proxy.finish().await;
+}
+
+#[tokio::test]
 async fn polls_of_known_sessions_do_not_count_and_look_alikes_do() {
     let node = Node::start("a").await;
     let proxy = routed(&node.backend, "limits = { rate = \"3/h\" }\n").await;
