@@ -31,7 +31,7 @@ test('polls of a Socket.IO client do not count as requests, and its handshakes a
   const client = await connect(proxy.endpoint(), { transports: POLLING, ledger });
   let items = 0;
   client.socket.on('item', () => items++);
-  // Each answer comes with a poll of its own; the handshake and the packet of the namespace were two requests.
+  // Each answer comes with its poll; the handshake and the packet of the namespace were two requests.
   for (let turn = 0; turn < 15; turn++) await client.ask('feed', 1);
   assert.equal(items, 15);
   const polls = () => proxy.lines(({ method, status }) => method === 'GET' && status === 200).length;
