@@ -13,49 +13,71 @@
 //!
 //! This module must not know routes, backends, or the log of requests.
 
+mod api_keys;
+mod credential_cache;
 mod fault;
 mod fetch;
 mod identity;
 mod jwks;
 mod jwt;
+mod passwords;
 mod sessions;
 mod strict_json;
 mod token;
-mod token_cache;
 
 use std::{
     collections::HashMap,
+    hash::Hash,
     sync::{Arc, Mutex, PoisonError, Weak},
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use self::passwords::PasswordTurns;
 pub(crate) use self::{
+    api_keys::ApiKeys,
     fault::AuthFault,
-    identity::Identity,
+    identity::{AuthMethod, Identity},
     jwt::{JwtVerifier, TokenCheck},
+    passwords::{PasswordCheck, Passwords},
     sessions::{BoundSession, BoundTunnel, SessionIdentities},
-    token::presented,
+    token::{basic, presented},
 };
-use crate::config::JwtConfig;
+use crate::config::{BasicConfig, JwtConfig};
 
-/// The verifiers of a process, by their configuration.
+/// The verifiers of a process that keep a state, by their configuration.
 #[derive(Debug, Default)]
 pub(crate) struct Verifiers {
     jwt: Mutex<HashMap<JwtConfig, Weak<JwtVerifier>>>,
+    basic: Mutex<HashMap<BasicConfig, Weak<Passwords>>>,
+    turns: PasswordTurns,
 }
 
 impl Verifiers {
-    /// Returns the verifier of this configuration; a new one only if no route uses it yet.
+    /// Returns the verifier of tokens of this configuration; a new one only if no route uses it yet.
     pub(crate) fn jwt(&self, config: &JwtConfig) -> Arc<JwtVerifier> {
-        let mut known = self.jwt.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(verifier) = known.get(config).and_then(Weak::upgrade) {
-            return verifier;
-        }
-        known.retain(|_, verifier| verifier.strong_count() > 0);
-        let verifier = Arc::new(JwtVerifier::new(config.clone()));
-        known.insert(config.clone(), Arc::downgrade(&verifier));
-        verifier
+        shared(&self.jwt, config, || JwtVerifier::new(config.clone()))
     }
+
+    /// Returns the verifier of passwords of this configuration; a new one only if no route uses it yet.
+    pub(crate) fn basic(&self, config: &BasicConfig) -> Arc<Passwords> {
+        shared(&self.basic, config, || Passwords::new(config, self.turns.clone()))
+    }
+}
+
+/// Returns what belongs to a configuration, and makes it if it does not exist any more.
+fn shared<C: Clone + Eq + Hash, V>(
+    known: &Mutex<HashMap<C, Weak<V>>>,
+    config: &C,
+    make: impl FnOnce() -> V,
+) -> Arc<V> {
+    let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(verifier) = known.get(config).and_then(Weak::upgrade) {
+        return verifier;
+    }
+    known.retain(|_, verifier| verifier.strong_count() > 0);
+    let verifier = Arc::new(make());
+    known.insert(config.clone(), Arc::downgrade(&verifier));
+    verifier
 }
 
 /// Seconds since 1970, as in tokens.

@@ -89,6 +89,8 @@ pub enum FailureKind {
     Unauthenticated(&'static str),
     /// The client is known and may not do this.
     Denied,
+    /// Pages of this origin may not do this.
+    OriginDenied,
     /// Credentials cannot be checked at present.
     AuthUnavailable,
     /// Every backend of the pool is down, or the pool is empty.
@@ -241,6 +243,7 @@ impl fmt::Display for FailureKind {
             Self::MessageRate => "too many messages",
             Self::Unauthenticated(_) => "no valid credentials",
             Self::Denied => "not allowed for this client",
+            Self::OriginDenied => "not allowed for pages of this origin",
             Self::AuthUnavailable => "credentials cannot be checked",
             Self::NotAdmitted => "too many new sessions for the backend",
             Self::Refused => "connection refused",

@@ -4,9 +4,9 @@
 //! immutable; what filters remember between requests lives in the process, not here. Requests of other routes pay one
 //! comparison.
 //!
-//! Filters run in a fixed order, whatever the file says: addresses, maintenance, CORS, size of the body, limits,
-//! messages, authentication, rewriting, fields, transformation. On the way back: transformation, fields, then CORS, so that no
-//! edit can forge a grant, then compression.
+//! Filters run in a fixed order, whatever the file says: addresses, maintenance, CORS, origins, size of the body, limits,
+//! messages, authentication, limits of identities, rewriting, fields, transformation. On the way back: transformation, fields,
+//! then CORS, so that no edit can forge a grant, then compression.
 //!
 //! Invariants:
 //!
@@ -33,6 +33,7 @@ mod fields;
 mod files;
 mod limits;
 mod local;
+mod origins;
 mod rewrite;
 mod transform;
 mod variables;

@@ -21,7 +21,11 @@ pub(crate) enum AuthFault {
     Signature,
     /// A claim is missing or has a wrong type.
     Claim(&'static str),
-    /// The token has expired; it was this identity's.
+    /// There is no such API key.
+    UnknownApiKey,
+    /// The name or the password is wrong.
+    Password,
+    /// The credential has expired; it was this identity's.
     Expired(Arc<Identity>),
     /// The token is not valid yet.
     NotYetValid,
@@ -33,12 +37,14 @@ pub(crate) enum AuthFault {
     Revoked,
     /// There are no keys: they could never be fetched.
     NoKeys,
+    /// Too many credentials are being checked.
+    Busy,
 }
 
 impl AuthFault {
     /// Whether a client with a valid credential would be refused, too.
     pub(crate) fn is_ours(&self) -> bool {
-        matches!(self, Self::NoKeys)
+        matches!(self, Self::NoKeys | Self::Busy)
     }
 }
 
@@ -46,18 +52,21 @@ impl fmt::Display for AuthFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Missing => f.write_str("no credentials"),
-            Self::TooLong => f.write_str("the token is too long"),
-            Self::Malformed(what) => write!(f, "malformed token: {what}"),
+            Self::TooLong => f.write_str("the credential is too long"),
+            Self::Malformed(what) => write!(f, "malformed credential: {what}"),
             Self::Algorithm => f.write_str("the token's algorithm is not allowed"),
             Self::UnknownKey => f.write_str("no key fits the token"),
             Self::Signature => f.write_str("the token's signature is not valid"),
             Self::Claim(name) => write!(f, "the claim `{name}` is missing or has a wrong type"),
-            Self::Expired(_) => f.write_str("the token has expired"),
+            Self::UnknownApiKey => f.write_str("there is no such API key"),
+            Self::Password => f.write_str("wrong name or password"),
+            Self::Expired(_) => f.write_str("the credential has expired"),
             Self::NotYetValid => f.write_str("the token is not valid yet"),
             Self::Issuer => f.write_str("the token is from another issuer"),
             Self::Audience => f.write_str("the token is for another audience"),
-            Self::Revoked => f.write_str("the token was revoked"),
+            Self::Revoked => f.write_str("the credential was revoked"),
             Self::NoKeys => f.write_str("the keys could not be fetched"),
+            Self::Busy => f.write_str("too many passwords are being checked"),
         }
     }
 }

@@ -5,9 +5,25 @@ use serde_json::{Map, Value};
 /// Longest value of a claim in a header field, in bytes.
 const LONGEST_VALUE: usize = 4096;
 
+/// How a client has proved its identity.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum AuthMethod {
+    /// By a token.
+    #[default]
+    Token,
+    /// By an API key.
+    ApiKey,
+    /// By a password.
+    Password,
+    /// By a certificate.
+    Certificate,
+}
+
 /// A verified client.
 #[derive(Debug, Default)]
 pub(crate) struct Identity {
+    /// How the client has proved it.
+    pub(crate) method: AuthMethod,
     /// Issuer of the credential; empty if the configuration has it.
     pub(crate) issuer: Box<str>,
     /// Name of the client.
@@ -23,7 +39,7 @@ pub(crate) struct Identity {
 impl Identity {
     /// Whether both are the same client.
     pub(crate) fn is(&self, other: &Self) -> bool {
-        (&self.issuer, &self.subject) == (&other.issuer, &other.subject)
+        (self.method, &self.issuer, &self.subject) == (other.method, &other.issuer, &other.subject)
     }
 
     /// Returns a claim as the value of a header field; empty if there is none, or no field can have it. A path names a
@@ -32,6 +48,17 @@ impl Identity {
         let text = self.claim(path).and_then(text).unwrap_or_default();
         let fits = text.len() <= LONGEST_VALUE && moorline_http::is_value(text.as_bytes());
         if fits { text } else { String::new() }
+    }
+
+    /// Whether the identity has a scope: in `scope` or `scp`, as words or as a list (RFC 8693 §4.2).
+    pub(crate) fn has_scope(&self, scope: &str) -> bool {
+        ["scope", "scp"].into_iter().filter_map(|name| self.claims.get(name)).any(|value| {
+            match value {
+                Value::String(words) => words.split(' ').any(|word| word == scope),
+                Value::Array(values) => values.iter().any(|value| value == scope),
+                _ => false,
+            }
+        })
     }
 
     /// Returns a claim.
@@ -66,6 +93,25 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn scopes_are_words_or_a_list() {
+        let with = |claims: Value| {
+            let Value::Object(claims) = claims else { unreachable!() };
+            Identity { claims, ..Identity::default() }.has_scope("chat")
+        };
+        assert!(
+            with(json!({ "scope": "files chat" })) && with(json!({ "scp": ["files", "chat"] }))
+        );
+        for claims in [
+            json!({}),
+            json!({ "scope": "chats" }),
+            json!({ "scp": ["files chat"] }),
+            json!({ "scope": 1 }),
+        ] {
+            assert!(!with(claims.clone()), "{claims}");
+        }
+    }
 
     #[test]
     fn claims_become_safe_field_values() {

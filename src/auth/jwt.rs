@@ -10,9 +10,9 @@ use serde_json::{Map, Value};
 
 use super::{
     AuthFault, Identity,
+    credential_cache::{self, CredentialCache},
     jwks::{KeyWait, RemoteKeys},
     token::{LONGEST, SignedToken},
-    token_cache::{self, TokenCache},
 };
 use crate::config::{self, JwtConfig, KeySource, VerificationKey};
 
@@ -27,7 +27,7 @@ const LATEST: f64 = 1e11;
 pub(crate) struct JwtVerifier {
     config: JwtConfig,
     keys: Keys,
-    verified: TokenCache,
+    verified: CredentialCache<Arc<Identity>>,
 }
 
 #[derive(Debug)]
@@ -59,7 +59,7 @@ impl JwtVerifier {
                 Keys::Remote(RemoteKeys::new(url.clone(), *refresh, *timeout))
             }
         };
-        Self { config, keys, verified: TokenCache::default() }
+        Self { config, keys, verified: CredentialCache::default() }
     }
 
     /// The configuration.
@@ -97,13 +97,18 @@ impl JwtVerifier {
         if token.len() > LONGEST {
             return Err(AuthFault::TooLong);
         }
-        let hash = token_cache::hash(token);
-        if let Some(identity) = self.verified.find(&hash) {
-            return self.in_time(identity, now);
+        let hash = credential_cache::hash(token);
+        if let Some(identity) = self.verified.find(&hash, now) {
+            return Ok(identity);
         }
         let identity = Arc::new(self.verify(token, now)?);
-        self.verified.insert(hash, Arc::clone(&identity), now);
-        self.in_time(identity, now)
+        let expires = identity.expires.unwrap_or_default();
+        let until = expires.saturating_add(self.config.leeway.as_secs());
+        if until <= now {
+            return Err(AuthFault::Expired(identity));
+        }
+        self.verified.insert(hash, Arc::clone(&identity), until, now);
+        Ok(identity)
     }
 
     /// Checks everything but the expiry.
@@ -151,17 +156,8 @@ impl JwtVerifier {
             Some(name) if !name.is_empty() => (issuer.into(), name.into()),
             _ => return Err(AuthFault::Claim("sub")),
         };
-        Ok(Identity { issuer, subject, issued, expires: Some(expires), claims })
-    }
-
-    /// The identity, unless its token has expired.
-    fn in_time(&self, identity: Arc<Identity>, now: u64) -> Result<Arc<Identity>, AuthFault> {
-        match identity.expires {
-            Some(expires) if now < expires.saturating_add(self.config.leeway.as_secs()) => {
-                Ok(identity)
-            }
-            _ => Err(AuthFault::Expired(identity)),
-        }
+        let expires = Some(expires);
+        Ok(Identity { issuer, subject, issued, expires, claims, ..Identity::default() })
     }
 }
 

@@ -1,4 +1,4 @@
-//! The place of a token in a request, and the parts of a token.
+//! The place of a credential in a request, and the parts of a token.
 
 use std::borrow::Cow;
 
@@ -16,17 +16,32 @@ pub(super) const LONGEST: usize = 8 << 10;
 /// Returns the token of a request, and the place that has it. The first place that has one counts.
 ///
 /// # Errors
-/// There is none, or a place has several.
+/// A place has several, or one that is not text.
 pub(crate) fn presented<'r, 'p>(
     request: &'r RequestHead,
     places: &'p [TokenPlace],
-) -> Result<(Cow<'r, str>, &'p TokenPlace), AuthFault> {
+) -> Result<Option<(Cow<'r, str>, &'p TokenPlace)>, AuthFault> {
     for place in places {
         if let Some(token) = token_at(request, place)? {
-            return Ok((token, place));
+            return Ok(Some((token, place)));
         }
     }
-    Err(AuthFault::Missing)
+    Ok(None)
+}
+
+/// Returns the credentials of Basic authentication.
+///
+/// # Errors
+/// There are several `Authorization` fields.
+pub(crate) fn basic(request: &RequestHead) -> Result<Option<&[u8]>, AuthFault> {
+    with_scheme(request, b"basic")
+}
+
+/// Returns what follows a scheme in `Authorization`. Another scheme counts as none.
+fn with_scheme<'r>(request: &'r RequestHead, wanted: &[u8]) -> Result<Option<&'r [u8]>, AuthFault> {
+    let Some(field) = only(request.head.all(FieldId::Authorization))? else { return Ok(None) };
+    let Some((scheme, credentials)) = split(field, b' ') else { return Ok(None) };
+    Ok(scheme.eq_ignore_ascii_case(wanted).then(|| credentials.trim_ascii()))
 }
 
 fn token_at<'r>(
@@ -34,18 +49,14 @@ fn token_at<'r>(
     place: &TokenPlace,
 ) -> Result<Option<Cow<'r, str>>, AuthFault> {
     match place {
-        TokenPlace::Header => {
-            let mut fields = request.head.all(FieldId::Authorization);
-            let (Some(field), next) = (fields.next(), fields.next()) else { return Ok(None) };
-            if next.is_some() {
-                return Err(AuthFault::Malformed("several Authorization fields"));
-            }
-            let Some((scheme, token)) = split(field, b' ') else { return Ok(None) };
-            if !scheme.eq_ignore_ascii_case(b"bearer") {
-                return Ok(None);
-            }
-            text(token.trim_ascii()).map(|token| Some(Cow::Borrowed(token)))
-        }
+        TokenPlace::Header => match with_scheme(request, b"bearer")? {
+            Some(token) => text(token).map(|token| Some(Cow::Borrowed(token))),
+            None => Ok(None),
+        },
+        TokenPlace::Field(name) => match only(request.head.named(name))? {
+            Some(value) => text(value.trim_ascii()).map(|value| Some(Cow::Borrowed(value))),
+            None => Ok(None),
+        },
         TokenPlace::Cookie(name) => {
             let cookies = request.head.all(FieldId::Cookie).flat_map(|f| f.split(|b| *b == b';'));
             let values = cookies.filter_map(|cookie| {
@@ -86,7 +97,7 @@ fn token_at<'r>(
 fn only<T>(mut values: impl Iterator<Item = T>) -> Result<Option<T>, AuthFault> {
     let first = values.next();
     match values.next() {
-        Some(_) => Err(AuthFault::Malformed("several tokens in one place")),
+        Some(_) => Err(AuthFault::Malformed("several in one place")),
         None => Ok(first),
     }
 }

@@ -112,7 +112,7 @@ fn parameter(typed: &str) -> Result<String, InvalidValue> {
 }
 
 /// Reads whether there is a certificate, or a table that describes it.
-fn certificate(value: &TomlValue<'_>) -> Option<CertificateCondition> {
+pub(super) fn certificate(value: &TomlValue<'_>) -> Option<CertificateCondition> {
     if let Some(present) = value.switch() {
         return Some(match present {
             true => CertificateCondition::Present,

@@ -2,6 +2,7 @@
 
 mod auth;
 mod bodies;
+mod origins;
 pub(super) mod throttle;
 mod transform;
 
@@ -62,12 +63,21 @@ pub(super) fn filters(table: &TomlTable<'_>) -> FilterConfig {
     let read = |key| table.value(key);
     let (request_headers, response_headers) =
         read("headers").map(|value| headers(&value)).unwrap_or_default();
+    let limits = read("limits").map(|value| throttle::limits(&value)).unwrap_or_default();
+    if let Some(limit) = limits.iter().find(|limit| limit.key.needs_identity())
+        && read("auth").is_none()
+        && let Some(value) = read("limits")
+    {
+        let wrong = InvalidValue::new(format!("the key \"{}\" needs `auth`", limit.key.written()));
+        value.fault(wrong.help("add `auth` to the route, or use another key"));
+    }
     FilterConfig {
         rewrite: read("rewrite").map(|value| rewrite(&value)).unwrap_or_default(),
         addresses: AddressRules {
             allow: read("allow").map(|value| networks::all(&value)).unwrap_or_default(),
             deny: read("deny").map(|value| networks::all(&value)).unwrap_or_default(),
         },
+        origins: read("origins").map(|value| origins::origins(&value)),
         cors: read("cors").and_then(|value| cors(&value)),
         request_headers,
         response_headers,
@@ -78,7 +88,7 @@ pub(super) fn filters(table: &TomlTable<'_>) -> FilterConfig {
         messages: read("messages").and_then(|value| throttle::messages(&value)),
         decompress: read("decompress").and_then(|value| transform::decompress(&value)),
         transform: read("transform").map(|value| transform::transform(&value)).unwrap_or_default(),
-        limits: read("limits").map(|value| throttle::limits(&value)).unwrap_or_default(),
+        limits,
         cache: read("cache").and_then(|value| cache::cache(&value)),
     }
 }

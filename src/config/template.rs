@@ -57,12 +57,14 @@ pub enum Variable {
     SidHash,
     /// Subject of the authenticated client.
     Subject,
+    /// Client of the API key.
+    ApiKey,
 }
 
 /// What stands before the name of a claim.
 const CLAIM: &str = "jwt.";
 
-const VARIABLES: [(&str, Variable); 13] = [
+const VARIABLES: [(&str, Variable); 14] = [
     ("client_ip", Variable::ClientIp),
     ("host", Variable::Host),
     ("method", Variable::Method),
@@ -76,6 +78,7 @@ const VARIABLES: [(&str, Variable); 13] = [
     ("certificate_fingerprint", Variable::CertificateFingerprint),
     ("sid_hash", Variable::SidHash),
     ("subject", Variable::Subject),
+    ("api_key", Variable::ApiKey),
 ];
 
 impl Template {

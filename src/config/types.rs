@@ -21,8 +21,8 @@ pub(super) use self::pool::UNIX;
 pub use self::{
     admin::{Admin, AdminRemote, AdminSocket},
     auth::{
-        AuthConfig, JWT_ALGORITHMS, JwtAlgorithm, JwtConfig, KeySource, SessionAuthConfig,
-        TokenPlace,
+        ApiKey, ApiKeysConfig, AuthConfig, BasicConfig, JWT_ALGORITHMS, JwtAlgorithm, JwtConfig,
+        KeySource, RequireConfig, SessionAuthConfig, TokenPlace,
     },
     bodies::{
         BodyChange, CompressConfig, ContentCoding, DecompressConfig, FilesConfig, TransformConfig,
@@ -32,7 +32,7 @@ pub use self::{
     discovery::{BackendSource, Dns, HttpSource},
     gateway::{
         AddressRules, CorsConfig, FilterConfig, HeaderEdits, MaintenanceConfig, OriginPattern,
-        OriginPatterns, PathRewrite, RedirectConfig, RespondConfig, RewriteConfig,
+        OriginPatterns, OriginRules, PathRewrite, RedirectConfig, RespondConfig, RewriteConfig,
     },
     health::{HealthConfig, Outlier, ProbeConfig},
     listener::{ListenerConfig, ListenerProtocol, PassthroughConfig, ProxyIn, Redirect},

@@ -18,14 +18,17 @@ use super::{
     fields::{self, RenderedEdits},
     limits::{Admitted, Denied, LimitReport, LimitSlot, Limiter, Limiters},
     local::LocalReply,
+    origins,
     rewrite::Rewrite,
     transform::{RequestBodyChange, ResponseBodyChange, ResponseTransform, Transform},
     variables::FilterFacts,
 };
 use crate::{
+    auth::Identity,
     config::{
         AddressRules, CompressConfig, CorsConfig, DecompressConfig, FilterConfig, HeaderEdits,
-        MaintenanceConfig, MessagesConfig, RewriteConfig, Timeouts,
+        LimitConfig, MaintenanceConfig, MessagesConfig, OriginPatterns, OriginRules, RewriteConfig,
+        Timeouts,
     },
     error::{FailureKind, Phase, ProxyError, Side},
     tunnel::MessageLimits,
@@ -45,6 +48,7 @@ enum Filter {
     Addresses(AddressRules),
     Maintenance(MaintenanceConfig),
     Cors(CorsConfig),
+    Origins(OriginRules),
     MaxBody(u64),
     Limits(Box<[Arc<Limiter>]>),
     Messages(MessageLimits),
@@ -163,6 +167,10 @@ impl FilteredRequest {
     pub(crate) fn unchanged(request: RequestHead) -> Self {
         Self { request, response: None, host: None, max_body: None, body: None }
     }
+
+    fn identity(&self) -> Option<&Arc<Identity>> {
+        self.response.as_ref().and_then(|response| response.identity())
+    }
 }
 
 impl FilterChain {
@@ -171,6 +179,7 @@ impl FilterChain {
         let FilterConfig {
             rewrite: RewriteConfig { path, host },
             addresses,
+            origins,
             cors,
             request_headers,
             response_headers,
@@ -186,16 +195,23 @@ impl FilterChain {
         } = config;
         let some = |edits: &HeaderEdits| (!edits.is_empty()).then(|| edits.clone());
         let limits_addresses = !(addresses.allow.is_empty() && addresses.deny.is_empty());
+        let limited_by = |wanted: &dyn Fn(&LimitConfig) -> bool| {
+            let limits = limits.iter().filter(|limit| wanted(limit));
+            let limiters: Box<[_]> = limits.map(|limit| kept.limiters.of(limit)).collect();
+            (!limiters.is_empty()).then_some(Filter::Limits(limiters))
+        };
         let filters: Vec<Filter> = [
             limits_addresses.then(|| Filter::Addresses(addresses.clone())),
             maintenance.clone().map(Filter::Maintenance),
             cors.clone().map(Filter::Cors),
+            origins.clone().map(Filter::Origins),
             max_body.map(Filter::MaxBody),
-            (!limits.is_empty()).then(|| {
-                Filter::Limits(limits.iter().map(|limit| kept.limiters.of(limit)).collect())
-            }),
+            limited_by(&|limit| !limit.key.needs_identity()),
             messages.as_ref().map(|messages| Filter::Messages(message_limits(messages))),
-            auth.as_ref().map(|auth| Filter::Auth(AuthFilter::new(auth, kept.auth))),
+            auth.as_ref().map(|auth| {
+                Filter::Auth(AuthFilter::new(auth, default_origins(config), kept.auth))
+            }),
+            limited_by(&|limit| limit.key.needs_identity()),
             path.as_ref().and_then(Rewrite::new).map(Filter::Path),
             host.as_deref().map(|host| Filter::Host(host.into())),
             some(request_headers).map(Filter::RequestFields),
@@ -323,7 +339,10 @@ fn look_up(
             response.cache = Some(ticket);
             None
         }
-        CacheAnswer::Renew(reply, ticket) => {
+        CacheAnswer::Renew(reply, mut ticket) => {
+            if response.identity.is_some() {
+                ticket.authenticated();
+            }
             let LocalReply { head, body } = reply;
             // Stored bodies are in memory.
             let body = if let ReplyBody::Bytes(body) = body { body } else { Bytes::new() };
@@ -364,6 +383,14 @@ impl Filter {
                 passed.response.get_or_insert_default().cors =
                     Some(CorsGrant::of(config, &passed.request));
             }
+            Self::Origins(rules) => {
+                if let Some(origin) = origins::refused(rules, &passed.request, facts) {
+                    let kind = FailureKind::OriginDenied;
+                    let error = ProxyError::new(Side::Proxy, Phase::Select, kind);
+                    let reason = format!("the origin {origin} is not in `origins` of the route");
+                    return Err(refused(error.with_source(reason)).into());
+                }
+            }
             Self::MaxBody(most) => {
                 if let BodyLength::Exactly(length) = passed.request.length()
                     && length > *most
@@ -374,9 +401,12 @@ impl Filter {
                 }
             }
             Self::Limits(limiters) => {
+                // The limits of identities follow authentication.
+                let identity = passed.identity().cloned();
+                let facts = FilterFacts { identity: identity.as_deref(), ..*facts };
                 for limiter in limiters {
                     let Admitted { report, slot } =
-                        limiter.admit(&passed.request, facts).map_err(limited)?;
+                        limiter.admit(&passed.request, &facts).map_err(limited)?;
                     if report.is_some() || slot.is_some() {
                         let response = passed.response.get_or_insert_default();
                         response.limits.extend(report);
@@ -405,11 +435,11 @@ impl Filter {
             Self::Host(host) => passed.host = Some(host.clone()),
             Self::RequestFields(edits) => {
                 let identity = passed.response.as_ref().and_then(|response| response.identity());
-                let facts = FilterFacts { identity, ..*facts };
+                let facts = FilterFacts { identity: identity.map(|known| &**known), ..*facts };
                 fields::edit(edits, &mut passed.request.head, &facts);
             }
             Self::ResponseFields(edits) => {
-                let identity = passed.response.as_ref().and_then(|response| response.identity());
+                let identity = passed.identity().map(|known| &**known);
                 let edits = RenderedEdits::of(edits, &FilterFacts { identity, ..*facts });
                 passed.response.get_or_insert_default().edits = Some(edits);
             }
@@ -434,6 +464,15 @@ impl Filter {
         }
         Ok(passed)
     }
+}
+
+/// The pages that may use credentials that a browser adds by itself, if the route does not say which: those of the same
+/// host, and those that may read its responses with credentials.
+fn default_origins(config: &FilterConfig) -> Option<OriginRules> {
+    let with_credentials = config.cors.as_ref().filter(|cors| cors.credentials);
+    let listed = with_credentials.map(|cors| cors.origins.clone());
+    let listed = listed.unwrap_or(OriginPatterns::Listed(Vec::new()));
+    config.origins.is_none().then_some(OriginRules { same_host: true, listed })
 }
 
 fn refused(error: ProxyError) -> Box<Interception> {
@@ -518,7 +557,7 @@ impl ResponseFilters {
         self.identity.as_deref()
     }
 
-    fn identity(&self) -> Option<&crate::auth::Identity> {
+    fn identity(&self) -> Option<&Arc<Identity>> {
         self.identity.as_ref().map(|identity| identity.identity())
     }
 

@@ -11,7 +11,8 @@ use http::Method;
 use ipnet::IpNet;
 use moorline_http::RequestHead;
 
-use self::text::{TextMatch, cookies, parameters};
+pub(super) use self::text::TextMatch;
+use self::text::{cookies, parameters};
 use super::addresses;
 use crate::{
     config::{
@@ -53,7 +54,7 @@ pub(crate) enum TextKind {
 
 /// A condition of the client's certificate.
 #[derive(Debug)]
-enum CertificateMatch {
+pub(super) enum CertificateMatch {
     Present(bool),
     Identity { subject: Option<TextMatch>, fingerprints: Box<[Box<str>]> },
 }
@@ -126,17 +127,7 @@ impl Conditions {
             methods: methods.iter().filter_map(method).collect(),
             texts: texts.collect(),
             client: client.clone().into(),
-            certificate: certificate.as_ref().map(|certificate| match certificate {
-                CertificateCondition::Present => CertificateMatch::Present(true),
-                CertificateCondition::Absent => CertificateMatch::Present(false),
-                CertificateCondition::Identity { subject, fingerprints } => {
-                    let fingerprints = fingerprints.iter().map(|text| text.as_str().into());
-                    CertificateMatch::Identity {
-                        subject: subject.as_ref().map(TextMatch::new),
-                        fingerprints: fingerprints.collect(),
-                    }
-                }
-            }),
+            certificate: certificate.as_ref().map(CertificateMatch::new),
             expression: expression.as_ref().map(|text| Expression::new(text).map(Box::new)),
         })
     }
@@ -196,7 +187,21 @@ impl NamedText {
 }
 
 impl CertificateMatch {
-    fn is_met(&self, certificate: Option<&ClientCertificate>) -> bool {
+    pub(super) fn new(config: &CertificateCondition) -> Self {
+        match config {
+            CertificateCondition::Present => Self::Present(true),
+            CertificateCondition::Absent => Self::Present(false),
+            CertificateCondition::Identity { subject, fingerprints } => {
+                let fingerprints = fingerprints.iter().map(|text| text.as_str().into());
+                Self::Identity {
+                    subject: subject.as_ref().map(TextMatch::new),
+                    fingerprints: fingerprints.collect(),
+                }
+            }
+        }
+    }
+
+    pub(super) fn is_met(&self, certificate: Option<&ClientCertificate>) -> bool {
         match (self, certificate) {
             (Self::Present(wanted), certificate) => *wanted == certificate.is_some(),
             (Self::Identity { .. }, None) => false,

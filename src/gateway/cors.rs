@@ -112,7 +112,7 @@ fn allows_method(config: &CorsConfig, method: &[u8]) -> bool {
 }
 
 /// Whether these origins include one. Browsers send origins in lower case.
-fn is_allowed(origins: &OriginPatterns, origin: &[u8]) -> bool {
+pub(super) fn is_allowed(origins: &OriginPatterns, origin: &[u8]) -> bool {
     let OriginPatterns::Listed(patterns) = origins else { return true };
     let Ok(origin) = std::str::from_utf8(origin) else { return false };
     patterns.iter().any(|pattern| match pattern {

@@ -5,7 +5,7 @@ use std::{fmt::Write as _, net::IpAddr};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
-    auth::Identity,
+    auth::{AuthMethod, Identity},
     config::{Template, TemplatePiece, Variable},
     net::tls::TlsInfo,
 };
@@ -103,8 +103,11 @@ fn value(variable: Variable, facts: &FilterFacts<'_>, out: &mut String) {
         Variable::CertificateFingerprint => {
             out.push_str(certificate().map_or("", |certificate| &certificate.fingerprint));
         }
-        Variable::Subject => {
-            let subject = facts.identity.map_or("", |identity| &*identity.subject);
+        Variable::Subject | Variable::ApiKey => {
+            let shows = |identity: &&Identity| {
+                variable == Variable::Subject || identity.method == AuthMethod::ApiKey
+            };
+            let subject = facts.identity.filter(shows).map_or("", |identity| &*identity.subject);
             if moorline_http::is_value(subject.as_bytes()) {
                 out.push_str(subject);
             }

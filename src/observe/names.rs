@@ -14,7 +14,7 @@ pub const TERMINATIONS: usize = SINGLE + SIDES * PHASES * KINDS;
 const SINGLE: usize = 14;
 const SIDES: usize = 3;
 const PHASES: usize = 9;
-const KINDS: usize = 49;
+const KINDS: usize = 50;
 
 /// All labels by index.
 static LABELS: LazyLock<Vec<Box<str>>> = LazyLock::new(|| {
@@ -159,6 +159,7 @@ pub fn kind(kind: FailureKind) -> &'static str {
         FailureKind::MessageRate => "message_rate",
         FailureKind::Unauthenticated(_) => "unauthenticated",
         FailureKind::Denied => "denied",
+        FailureKind::OriginDenied => "origin_denied",
         FailureKind::AuthUnavailable => "auth_unavailable",
         FailureKind::ContentCoding => "content_coding",
         FailureKind::MediaType => "media_type",
@@ -251,6 +252,7 @@ const KIND_ORDER: [FailureKind; KINDS] = [
     FailureKind::ContentCoding,
     FailureKind::MediaType,
     FailureKind::Unchangeable,
+    FailureKind::OriginDenied,
 ];
 
 fn kind_index(kind: FailureKind) -> usize {
@@ -304,6 +306,7 @@ fn kind_index(kind: FailureKind) -> usize {
         FailureKind::ContentCoding => 46,
         FailureKind::MediaType => 47,
         FailureKind::Unchangeable => 48,
+        FailureKind::OriginDenied => 49,
     }
 }
 

@@ -273,6 +273,17 @@ const PLACES: &[(&str, &str)] = &[
         "ROUTE\n[routes.auth.jwt]\njwks = \"https://id.test/\"\nissuer = \"i\"\naudience = \"a\"\nLINE\nAPP",
     ),
     ("routes.auth.jwt", "ROUTE\n[routes.auth.jwt]\nLINE\nAPP"),
+    (
+        "routes.auth.api_keys",
+        "ROUTE\n[routes.auth.api_keys]\nfile = \"tests/config/good/api-keys.txt\"\nLINE\nAPP",
+    ),
+    ("routes.auth.api_keys", "ROUTE\n[routes.auth.api_keys]\nLINE\nAPP"),
+    ("routes.auth.basic", "ROUTE\n[routes.auth.basic]\nLINE\nAPP"),
+    (
+        "routes.auth.require",
+        "ROUTE\nauth = { jwt = { keys = \"tests/config/good/jwt.pem\" } }\n[routes.auth.require]\nLINE\nAPP",
+    ),
+    ("routes.auth.require", "ROUTE\n[routes.auth.require]\ncertificate = true\nLINE\nAPP"),
     ("pools.NAME", "WEB\n[pools.app]\nbackends = [\"127.0.0.1:1\"]\nLINE"),
     (
         "pools.NAME.backends",

@@ -240,7 +240,7 @@ impl Head {
     }
 
     /// Returns all values of the field with this name, in any case.
-    pub fn named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+    pub fn named<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a [u8]> {
         let is_it = move |field: &Field<'_>| field.name.eq_ignore_ascii_case(name.as_bytes());
         self.fields().filter(is_it).map(|field| field.value)
     }

@@ -37,7 +37,7 @@ fn text(condition: &TextCondition) -> Value {
     }
 }
 
-fn certificate_json(certificate: &CertificateCondition) -> Value {
+pub(super) fn certificate_json(certificate: &CertificateCondition) -> Value {
     match certificate {
         CertificateCondition::Present => json!(true),
         CertificateCondition::Absent => json!(false),

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use crate::config::{
     AddressRules, CacheConfig, CorsConfig, FilterConfig, HeaderEdits, MaintenanceConfig,
-    OriginPattern, OriginPatterns, PathRewrite, RewriteConfig, Template,
+    OriginPattern, OriginPatterns, OriginRules, PathRewrite, RewriteConfig, Template,
 };
 
 /// Returns the filters; without those that do nothing.
@@ -19,6 +19,7 @@ pub(super) fn json(filters: &FilterConfig) -> Value {
     let FilterConfig {
         rewrite: RewriteConfig { path, host },
         addresses: AddressRules { allow, deny },
+        origins,
         cors,
         request_headers,
         response_headers,
@@ -39,6 +40,7 @@ pub(super) fn json(filters: &FilterConfig) -> Value {
         ("host", host.as_ref().map(|host| json!(host))),
         ("allow", networks(allow)),
         ("deny", networks(deny)),
+        ("origins", origins.as_ref().map(page_origins)),
         ("cors", cors.as_ref().map(cors_settings)),
         ("request_headers", some(request_headers)),
         ("response_headers", some(response_headers)),
@@ -75,18 +77,26 @@ fn fields(fields: &[(String, Template)]) -> Map<String, Value> {
 
 fn cors_settings(cors: &CorsConfig) -> Value {
     let CorsConfig { origins, methods, headers, expose, credentials, max_age } = cors;
-    let origins = match origins {
-        OriginPatterns::Any => json!("*"),
-        OriginPatterns::Listed(patterns) => patterns.iter().map(origin).collect(),
-    };
     json!({
-        "origins": origins,
+        "origins": origins_json(origins),
         "methods": methods,
         "headers": headers,
         "expose": expose,
         "credentials": credentials,
         "max_age": max_age,
     })
+}
+
+fn origins_json(origins: &OriginPatterns) -> Value {
+    match origins {
+        OriginPatterns::Any => json!("*"),
+        OriginPatterns::Listed(patterns) => patterns.iter().map(origin).collect(),
+    }
+}
+
+fn page_origins(rules: &OriginRules) -> Value {
+    let OriginRules { same_host, listed } = rules;
+    json!({ "same_host": same_host, "listed": origins_json(listed) })
 }
 
 fn origin(pattern: &OriginPattern) -> Value {

@@ -107,7 +107,7 @@ fn a_token_without_a_valid_signature_is_refused() {
         assert!(fault(&verifier, token).contains(expected), "{token}: {}", fault(&verifier, token));
     }
     let huge = format!("{message}.{}", "A".repeat(1 << 20));
-    assert_eq!(fault(&verifier, &huge), "the token is too long");
+    assert_eq!(fault(&verifier, &huge), "the credential is too long");
 }
 
 #[test]
@@ -173,11 +173,11 @@ fn claims_are_checked() {
         (valid.replace(&exp, r#""exp":18446744073709551615"#), missing("exp")),
         (
             claims(r#","exp":4102444800"#),
-            "malformed token: not a JSON object, or a name occurs twice".to_owned(),
+            "malformed credential: not a JSON object, or a name occurs twice".to_owned(),
         ),
         (
             claims(r#","x":{"a":1,"a":2}"#),
-            "malformed token: not a JSON object, or a name occurs twice".to_owned(),
+            "malformed credential: not a JSON object, or a name occurs twice".to_owned(),
         ),
         (claims(r#","nbf":"0""#), missing("nbf")),
         (claims(&format!(r#","nbf":{later}"#)), "the token is not valid yet".to_owned()),
@@ -193,7 +193,10 @@ fn claims_are_checked() {
         (valid.replace("\"aud\"", "\"au\""), "the token is for another audience".to_owned()),
         (valid.replace("\"anna\"", "\"\""), missing("sub")),
         (valid.replace("\"anna\"", "7"), missing("sub")),
-        ("[]".to_owned(), "malformed token: not a JSON object, or a name occurs twice".to_owned()),
+        (
+            "[]".to_owned(),
+            "malformed credential: not a JSON object, or a name occurs twice".to_owned(),
+        ),
     ] {
         assert_eq!(fault(&verifier, &issuer.token(&claims)), expected, "{claims}");
     }

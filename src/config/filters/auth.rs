@@ -1,28 +1,16 @@
 //! `auth` of a route.
 
-use std::{sync::Arc, time::Duration};
+mod credentials;
+mod jwt;
+
+use std::time::Duration;
 
 use super::super::{
-    AuthConfig, JWT_ALGORITHMS, JwtAlgorithm, JwtConfig, KeySource, SessionAuthConfig, TokenPlace,
+    AuthConfig, CertificateCondition, RequireConfig, SessionAuthConfig, TokenPlace, conditions,
     fault::{InvalidValue, quoted},
-    file::{TomlTable, TomlValue},
-    schema, secrets, sources, verification_keys,
+    file::TomlValue,
+    schema,
 };
-
-/// Accepted difference of clocks, if none is set.
-const LEEWAY: Duration = Duration::from_secs(30);
-
-/// Greatest accepted difference of clocks.
-const GREATEST_LEEWAY: Duration = Duration::from_secs(600);
-
-/// Time after which keys are fetched again.
-const REFRESH: Duration = Duration::from_secs(600);
-
-/// Deadline of a fetch.
-const TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Longest deadline of a fetch, for which clients may have to wait.
-const LONGEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Longest time between the end of an identity and the end of its sessions.
 const LONGEST_GRACE: Duration = Duration::from_secs(86_400);
@@ -34,15 +22,37 @@ const POLICY: u16 = 1008;
 pub(super) fn auth(value: &TomlValue<'_>) -> Option<AuthConfig> {
     let wanted = "a table such as `{ jwt = { keys = \"keys.pem\" } }`";
     let table = value.table(&schema::AUTH, wanted)?;
-    let jwt = table.need("jwt", "`jwt = { keys = \"keys.pem\" }`");
+    let read = |key| table.value(key);
     let session = SessionAuthConfig {
-        grace: table
-            .value("grace")
+        grace: read("grace")
             .and_then(|value| value.duration_within(Duration::ZERO..=LONGEST_GRACE))
             .unwrap_or_default(),
-        close_code: table.value("close_code").and_then(|v| close_code(&v)).unwrap_or(POLICY),
+        close_code: read("close_code").and_then(|v| close_code(&v)).unwrap_or(POLICY),
     };
-    Some(AuthConfig { jwt: Some(jwt.and_then(|value| self::jwt(&value))?), session })
+    let jwt = read("jwt").map(|value| jwt::jwt(&value));
+    let api_keys = read("api_keys").map(|value| credentials::api_keys(&value));
+    let basic = read("basic").map(|value| credentials::basic(&value));
+    let require = read("require").map(|value| require(&value));
+    let is_set = jwt.is_some() || api_keys.is_some() || basic.is_some();
+    let by_certificate = match &require {
+        Some(Some(RequireConfig { certificate, .. })) => {
+            !matches!(certificate, None | Some(CertificateCondition::Absent))
+        }
+        Some(None) => true,
+        None => false,
+    };
+    if !is_set && !by_certificate {
+        table.need("jwt", "`jwt = { keys = \"keys.pem\" }`, `api_keys` or `basic`")?;
+    }
+    let require = require.unwrap_or_else(|| Some(RequireConfig::default()));
+    // A fault in any part refuses the whole.
+    Some(AuthConfig {
+        jwt: jwt.map_or(Some(None), |jwt| jwt.map(Some))?,
+        api_keys: api_keys.map_or(Some(None), |keys| keys.map(Some))?,
+        basic: basic.map_or(Some(None), |basic| basic.map(Some))?,
+        require: require?,
+        session,
+    })
 }
 
 /// A status that applications may use.
@@ -56,127 +66,31 @@ fn close_code(value: &TomlValue<'_>) -> Option<u16> {
     Some(code)
 }
 
-fn jwt(value: &TomlValue<'_>) -> Option<JwtConfig> {
-    let wanted = "a table such as `{ keys = \"keys.pem\" }`";
-    let table = value.table(&schema::JWT, wanted)?;
-    let keys = keys(&table);
-    let algorithms = algorithms(&table, keys.as_ref());
-    let words =
-        |key| table.value(key).map(|value: TomlValue<'_>| value.strings(word)).unwrap_or_default();
-    let (issuers, audiences) = (words("issuer"), words("audience"));
-    let places = match table.value("token") {
-        Some(value) => value.strings(place),
-        None => vec![TokenPlace::Header],
-    };
-    let leeway = table
-        .value("leeway")
-        .and_then(|value| value.duration_within(Duration::ZERO..=GREATEST_LEEWAY))
-        .unwrap_or(LEEWAY);
-    let subject = table.value("subject").and_then(|value| value.parsed(word));
-    let keys = keys?;
-    if let KeySource::Url { .. } = keys {
-        // Such keys often sign tokens for many applications.
-        for (key, example) in [
-            ("issuer", "`issuer = \"https://id.example.com\"`"),
-            ("audience", "`audience = \"chat\"`"),
-        ] {
-            table.need(key, example);
-        }
+/// Reads the conditions of an identity.
+fn require(value: &TomlValue<'_>) -> Option<RequireConfig> {
+    let table = value.table(&schema::AUTH_REQUIRE, "a table such as `{ scopes = \"chat\" }`")?;
+    let keys = ["scopes", "claims", "certificate"];
+    if keys.iter().all(|key| table.value(key).is_none()) && !table.has_unknown_keys() {
+        let wrong = InvalidValue::new("`require` has no condition");
+        table.file().missing(table.at(), wrong.help("add one, or remove `require`"));
     }
-    let subject = subject.unwrap_or_else(|| "sub".to_owned());
-    Some(JwtConfig { keys, algorithms, issuers, audiences, places, leeway, subject })
-}
-
-/// Exactly one of a file, secrets and a URL.
-fn keys(table: &TomlTable<'_>) -> Option<KeySource> {
-    let mut set = ["keys", "secret", "jwks"].into_iter().filter(|key| table.value(key).is_some());
-    let (first, second) = (set.next(), set.next());
-    if let (Some(first), Some(second)) = (first, second) {
-        let wrong = InvalidValue::new(format!("`{first}` and `{second}` cannot be used together"));
-        table.refuse(&[second], |_| wrong.clone().help("remove one of the two"));
-    }
-    if first != Some("jwks") {
-        table.refuse(&["refresh", "timeout"], |key| {
-            let wrong = InvalidValue::new(format!("`{key}` has an effect only with `jwks`"));
-            wrong.help("remove it, or set `jwks`")
-        });
-    }
-    match first {
-        Some("secret") => {
-            let secrets = table.value("secret").and_then(|value| secrets::jwt_secrets(&value))?;
-            Some(KeySource::Secrets(secrets.into()))
-        }
-        Some("jwks") => {
-            let url = table.value("jwks").and_then(|value| value.parsed(secure_url))?;
-            let refresh = table.deadline("refresh", REFRESH);
-            let timeout = table
-                .value("timeout")
-                .and_then(|v| v.duration_within(super::super::reader::SHORTEST..=LONGEST_TIMEOUT))
-                .unwrap_or(TIMEOUT);
-            Some(KeySource::Url { url, refresh, timeout })
-        }
-        _ => {
-            let file = table.need("keys", "`keys = \"keys.pem\"`, `secret` or `jwks`")?;
-            let path = file.resolve(file.string()?);
-            let content = file.checked(file.read(&path))?;
-            file.checked(verification_keys::of_file(&content))?;
-            Some(KeySource::File { path, content: Arc::from(content) })
-        }
-    }
-}
-
-/// A URL over TLS. Without TLS, a machine in between could choose the keys: only for this machine.
-fn secure_url(typed: &str) -> Result<String, InvalidValue> {
-    let url = sources::url(typed)?;
-    let host =
-        url.strip_prefix("http://").map(|rest| rest.split(['/', '?']).next().unwrap_or(rest));
-    let is_local = |host: &str| {
-        let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
-        matches!(name, "localhost" | "127.0.0.1" | "[::1]")
-    };
-    match host {
-        Some(host) if !is_local(host) => {
-            let wrong = InvalidValue::new(format!("{} does not use TLS", quoted(typed)));
-            Err(wrong.help("write an https URL; http is only for this machine"))
-        }
-        _ => Ok(url),
-    }
-}
-
-/// The algorithms that tokens may have.
-fn algorithms(table: &TomlTable<'_>, keys: Option<&KeySource>) -> Vec<JwtAlgorithm> {
-    let is_secret = |algorithm: JwtAlgorithm| {
-        matches!(algorithm, JwtAlgorithm::HS256 | JwtAlgorithm::HS384 | JwtAlgorithm::HS512)
-    };
-    let has_secrets = matches!(keys, Some(KeySource::Secrets(_)));
-    let Some(value) = table.value("algorithms") else {
-        let all = JWT_ALGORITHMS.iter().map(|(_, algorithm)| *algorithm);
-        return match has_secrets {
-            true => vec![JwtAlgorithm::HS256],
-            false => all.filter(|algorithm| !is_secret(*algorithm)).collect(),
-        };
-    };
-    value.strings(|typed| {
-        let known = JWT_ALGORITHMS.iter().find(|(name, _)| *name == typed);
-        let Some((_, algorithm)) = known else {
-            let wrong = InvalidValue::new(format!("there is no algorithm {}", quoted(typed)));
-            let names: Vec<&str> = JWT_ALGORITHMS.iter().map(|(name, _)| *name).collect();
-            return Err(wrong.help(format!("use some of: {}", names.join(", "))));
-        };
-        let fits = match keys {
-            Some(KeySource::Secrets(_)) => is_secret(*algorithm),
-            Some(KeySource::Url { .. }) => !is_secret(*algorithm),
-            Some(KeySource::File { .. }) | None => true,
-        };
-        if !fits {
-            let wrong = InvalidValue::new(format!("{typed} does not fit the keys"));
-            return Err(wrong.help(match has_secrets {
-                true => "a secret is used with HS256, HS384 or HS512",
-                false => "HS256, HS384 and HS512 need a `secret`",
-            }));
-        }
-        Ok(*algorithm)
+    Some(RequireConfig {
+        scopes: table.value("scopes").map(|value| value.strings(scope)).unwrap_or_default(),
+        claims: table
+            .value("claims")
+            .map(|value| conditions::named(&value, word))
+            .unwrap_or_default(),
+        certificate: table.value("certificate").and_then(|v| conditions::certificate(&v)),
     })
+}
+
+/// A scope: a word without spaces (RFC 6749 §3.3).
+fn scope(typed: &str) -> Result<String, InvalidValue> {
+    match !typed.is_empty() && typed.bytes().all(|byte| byte.is_ascii_graphic()) {
+        true => Ok(typed.to_owned()),
+        false => Err(InvalidValue::new(format!("invalid scope {}", quoted(typed)))
+            .help("write a word without spaces; write several scopes as an array")),
+    }
 }
 
 /// A word that is not empty.
@@ -187,6 +101,10 @@ fn word(typed: &str) -> Result<String, InvalidValue> {
     }
 }
 
+/// What a place may be.
+const PLACES: &str =
+    "write \"header\", \"header:NAME\", \"cookie:NAME\", \"query:NAME\" or \"subprotocol\"";
+
 /// Reads the place of a token in a request.
 fn place(typed: &str) -> Result<TokenPlace, InvalidValue> {
     let (kind, name) = match typed.split_once(':') {
@@ -196,11 +114,14 @@ fn place(typed: &str) -> Result<TokenPlace, InvalidValue> {
     let valid = name.is_none_or(|name| moorline_http::is_token(name.as_bytes()));
     match (kind, name) {
         ("header", None) => Ok(TokenPlace::Header),
+        ("header", Some(name)) if valid => Ok(TokenPlace::Field(name.to_owned())),
         ("cookie", Some(name)) if valid => Ok(TokenPlace::Cookie(name.to_owned())),
         ("query", Some(name)) if valid => Ok(TokenPlace::Query(name.to_owned())),
         ("subprotocol", None) => Ok(TokenPlace::Subprotocol("bearer".to_owned())),
         ("subprotocol", Some(name)) if valid => Ok(TokenPlace::Subprotocol(name.to_owned())),
-        _ => Err(InvalidValue::new(format!("invalid place of a token {}", quoted(typed)))
-            .help("write \"header\", \"cookie:NAME\", \"query:NAME\" or \"subprotocol\"")),
+        _ => {
+            Err(InvalidValue::new(format!("invalid place of a token {}", quoted(typed)))
+                .help(PLACES))
+        }
     }
 }

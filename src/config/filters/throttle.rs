@@ -140,13 +140,17 @@ fn key(typed: &str) -> Result<LimitKey, InvalidValue> {
     match kind {
         _ if typed == "client" => Ok(LimitKey::Client),
         _ if typed == "route" => Ok(LimitKey::Route),
+        _ if typed == "subject" => Ok(LimitKey::Subject),
+        _ if typed == "api_key" => Ok(LimitKey::ApiKey),
+        "jwt" if !name.is_empty() => Ok(LimitKey::Claim(name.to_owned())),
         "header" => Ok(LimitKey::Header(token()?)),
         "cookie" => Ok(LimitKey::Cookie(token()?)),
         "query" => Ok(LimitKey::Query(token()?)),
         _ => {
             let wrong = InvalidValue::new(format!("invalid key {}", quoted(typed)));
             Err(wrong.help(
-                "use \"client\", \"route\", \"header:NAME\", \"cookie:NAME\" or \"query:NAME\"",
+                "use \"client\", \"route\", \"header:NAME\", \"cookie:NAME\", \"query:NAME\", \"subject\", \
+                 \"api_key\" or \"jwt:CLAIM\"",
             ))
         }
     }
@@ -186,12 +190,29 @@ mod tests {
 
     #[test]
     fn keys_name_what_is_counted_by() {
-        for typed in ["client", "route", "header:X-Tenant", "cookie:user", "query:token"] {
+        for typed in [
+            "client",
+            "route",
+            "header:X-Tenant",
+            "cookie:user",
+            "query:token",
+            "subject",
+            "api_key",
+            "jwt:realm.sub",
+        ] {
             assert_eq!(key(typed).unwrap().written(), typed);
         }
-        for bad in
-            ["", "clients", "client:x", "route:", "header", "header:", "header:a b", "jwt:sub"]
-        {
+        for bad in [
+            "",
+            "clients",
+            "client:x",
+            "route:",
+            "header",
+            "header:",
+            "header:a b",
+            "jwt:",
+            "subject:x",
+        ] {
             assert!(key(bad).is_err(), "{bad}");
         }
     }

@@ -3,8 +3,9 @@
 use super::{
     COOKIE_KEY, DEADLINE,
     DefaultValue::{Required, Value, Words},
-    FILE, SchemaKey, Section,
-    ValueKind::{self, Array, Choice, Duration, Integer, OneOf, Table, Text},
+    FILE, MATCH_CERTIFICATE, SchemaKey, Section,
+    ValueKind::{self, Array, Boolean, Choice, Duration, Integer, Map, OneOf, Table, Text},
+    conditions::TEXT,
 };
 
 const WORDS: ValueKind = OneOf(&[Text("text"), Array(&Text("text"))]);
@@ -23,9 +24,30 @@ pub(in crate::config) static AUTH: Section = Section {
         SchemaKey {
             name: "jwt",
             kind: Table(&JWT),
-            default: Required,
+            default: Words("Not accepted"),
             example: r#"{ keys = "keys.pem", audience = "chat" }"#,
             about: "JSON Web Tokens.",
+        },
+        SchemaKey {
+            name: "api_keys",
+            kind: Table(&API_KEYS),
+            default: Words("Not accepted"),
+            example: r#"{ file = "api-keys.txt", key = ["header:X-API-Key", "query:api_key"] }"#,
+            about: "API keys.",
+        },
+        SchemaKey {
+            name: "basic",
+            kind: Table(&BASIC),
+            default: Words("Not accepted"),
+            example: r#"{ file = "users.txt" }"#,
+            about: "Names and passwords of Basic authentication.",
+        },
+        SchemaKey {
+            name: "require",
+            kind: Table(&AUTH_REQUIRE),
+            default: Words("Every valid identity"),
+            example: r#"{ scopes = "chat", claims = { role = ["admin", "editor"] } }"#,
+            about: "Conditions of the identity. A client that does not meet them gets a 403.",
         },
         SchemaKey {
             name: "grace",
@@ -42,7 +64,9 @@ pub(in crate::config) static AUTH: Section = Section {
             about: "Status of the Close frame that ends a tunnel whose identity has expired: 1008, or 3000 to 4999.",
         },
     ],
-    notes: "An Engine.IO request of a bound session may come without a token, or with an expired one: browsers cannot set fields on a \
+    notes: "At least one of `jwt`, `api_keys` and `basic` is set, or `certificate` in `require`. Of several, the first one in this order that a request \
+            has a credential for decides alone; without any, the client certificate is the identity. \
+            \n\nAn Engine.IO request of a bound session may come without a token, or with an expired one: browsers cannot set fields on a \
             WebSocket. A token of another identity gets a 403. CORS preflights carry no credentials and pass.",
 };
 
@@ -112,7 +136,8 @@ pub(in crate::config) static JWT: Section = Section {
             kind: WORDS,
             default: Value(r#"["header"]"#),
             example: r#"["header", "cookie:token", "query:token", "subprotocol"]"#,
-            about: "Places of the token: the first one that has a token counts. `subprotocol` is the WebSocket subprotocol after \
+            about: "Places of the token: the first one that has a token counts. `header` is `Authorization: Bearer TOKEN`, `header:NAME` the \
+                    value of a field. `subprotocol` is the WebSocket subprotocol after \
                     `bearer`, as in `new WebSocket(url, [\"bearer\", token])`; backends do not get it.",
         },
         SchemaKey {
@@ -132,4 +157,77 @@ pub(in crate::config) static JWT: Section = Section {
     ],
     notes: "`exp` is required. A token has at most 8 KiB. Header edits can use its claims: `{jwt.sub}`, `{jwt.realm.role}`; `{subject}` is the \
             subject. The values of query parameters with tokens are not logged.",
+};
+
+pub(in crate::config) static API_KEYS: Section = Section {
+    name: "routes.auth.api_keys",
+    heading: "`api_keys` of `auth`",
+    about: "The file has a line for each key: the name of the client, the SHA-256 of the key in hex, and, if wanted, `expires=2027-06-30` \
+            (a day, with its end, or a moment such as `2027-06-30T12:00:00Z`) and `scope=chat,files`. A client may have several keys. \
+            Lines that begin with `#` are comments.",
+    keys: &[
+        SchemaKey {
+            name: "file",
+            kind: FILE,
+            default: Required,
+            example: r#""api-keys.txt""#,
+            about: "File of the keys. A change takes effect at once.",
+        },
+        SchemaKey {
+            name: "key",
+            kind: WORDS,
+            default: Value(r#"["header:X-API-Key"]"#),
+            example: r#"["header:X-API-Key", "query:api_key"]"#,
+            about: "Places of the key: the first one that has a key counts. The places are those of `token` of `jwt`.",
+        },
+    ],
+    notes: "Keys must be random, for example from `openssl rand -hex 24`: a fast hash does not protect words. The name of the client is the subject, and \
+            `{api_key}` in header edits. The values of query parameters with keys are not logged.",
+};
+
+pub(in crate::config) static BASIC: Section = Section {
+    name: "routes.auth.basic",
+    heading: "`basic` of `auth`",
+    about: "",
+    keys: &[SchemaKey {
+        name: "file",
+        kind: FILE,
+        default: Required,
+        example: r#""users.txt""#,
+        about: "File of the users, with a line `NAME:HASH` for each, where the hash is one of bcrypt (`htpasswd -nB NAME`) or Argon2. A change \
+                takes effect at once.",
+    }],
+    notes: "A password is hashed on a thread of its own, at most two at a time in the process. A password that was right is not hashed again \
+            for 60 s. A client that waits for more than 5 s gets a 503: limit the route by `client`.",
+};
+
+pub(in crate::config) static AUTH_REQUIRE: Section = Section {
+    name: "routes.auth.require",
+    heading: "`require` of `auth`",
+    about: "A client has to meet each condition.",
+    keys: &[
+        SchemaKey {
+            name: "scopes",
+            kind: WORDS,
+            default: Words("Every client"),
+            example: r#"["chat", "files"]"#,
+            about: "Scopes, all of which the token (`scope` or `scp`) or the API key must have.",
+        },
+        SchemaKey {
+            name: "claims",
+            kind: Map("table from claims to conditions", &TEXT),
+            default: Words("Every client"),
+            example: r#"{ role = ["admin", "editor"], email_verified = "true" }"#,
+            about: "Claims of the token, with the conditions of `header` of `match`. `realm.role` names a value in an object. A list meets a \
+                    condition if one of its values does.",
+        },
+        SchemaKey {
+            name: "certificate",
+            kind: OneOf(&[Boolean, Table(&MATCH_CERTIFICATE)]),
+            default: Words("Every client"),
+            example: r#"{ subject = "CN=client,O=Example" }"#,
+            about: "Whether the client has a verified certificate, or which one. Needs `client_auth` of an https listener.",
+        },
+    ],
+    notes: "",
 };

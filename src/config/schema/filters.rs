@@ -208,7 +208,7 @@ pub(in crate::config) static HEADER_EDITS: Section = Section {
         },
     ],
     notes: "Variables of values, locations and bodies: `{client_ip}`, `{host}`, `{method}`, `{path}`, `{query}` (with its `?`), `{scheme}`, \
-            `{request_id}`, `{tls_version}`, `{tls_server_name}`, `{certificate_subject}`, `{certificate_fingerprint}`, `{sid_hash}`, `{subject}`, and the claims of a token, as in \
+            `{request_id}`, `{tls_version}`, `{tls_server_name}`, `{certificate_subject}`, `{certificate_fingerprint}`, `{sid_hash}`, `{subject}`, `{api_key}`, and the claims of a token, as in \
             `{jwt.email}`. `{{` and `}}` are braces. A field whose value is empty is not sent. `Host` and the fields of connections, framing and WebSocket handshakes \
             cannot be changed.",
 };

@@ -152,6 +152,17 @@ pub(in crate::config) static ROUTE: Section = Section {
             about: "Answers requests with a 503 and `Retry-After`.",
         },
         SchemaKey {
+            name: "origins",
+            kind: OneOf(&[Text("origin"), Array(&Text("origin"))]),
+            default: Words(
+                "`\"same-host\"` where a cookie, a password or a certificate authenticates; else every origin",
+            ),
+            example: r#"["same-host", "https://app.example.com"]"#,
+            about: "Origins whose pages may send Engine.IO requests and open WebSockets: `\"same-host\"` for pages of the requested host, exact \
+                    origins, `\"https://*.example.org\"` for all names below one, or `\"*\"`. Requests without `Origin` are not from a page of \
+                    another origin, and pass.",
+        },
+        SchemaKey {
             name: "cors",
             kind: Table(&CORS),
             default: Words("Left to the backend"),

@@ -15,11 +15,14 @@ pub(in crate::config) static ROUTE_LIMIT: Section = Section {
     keys: &[
         SchemaKey {
             name: "key",
-            kind: Text("`client`, `route`, `header:NAME`, `cookie:NAME` or `query:NAME`"),
+            kind: Text(
+                "`client`, `route`, `header:NAME`, `cookie:NAME`, `query:NAME`, `subject`, `api_key` or `jwt:CLAIM`",
+            ),
             default: Value(r#""client""#),
             example: r#""header:X-Tenant""#,
             about: "What requests are counted by: the address of the client, the whole route, or the value of a field, a cookie or a \
-                    query parameter. A request without the value counts by the client's address. A client can send any value: add a limit by \
+                    query parameter. `subject`, `api_key` and `jwt:CLAIM` are those of [`auth`](#auth-of-a-route); such limits count after \
+                    authentication. A request without the value counts by the client's address. A client can send any value: add a limit by \
                     `client`.",
         },
         SchemaKey {

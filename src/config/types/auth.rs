@@ -4,11 +4,19 @@ use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use jsonwebtoken::Algorithm;
 
-/// Authentication of the requests of a route.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+use super::{CertificateCondition, TextCondition};
+
+/// Authentication of the requests of a route. Without any credential, the client certificate is the identity.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuthConfig {
     /// JSON Web Tokens; `None`: not accepted.
     pub jwt: Option<JwtConfig>,
+    /// API keys; `None`: not accepted.
+    pub api_keys: Option<ApiKeysConfig>,
+    /// Passwords of Basic authentication; `None`: not accepted.
+    pub basic: Option<BasicConfig>,
+    /// Conditions of the identity.
+    pub require: RequireConfig,
     /// What happens with sessions whose identity has expired.
     pub session: SessionAuthConfig,
 }
@@ -85,11 +93,64 @@ pub const JWT_ALGORITHMS: [(&str, JwtAlgorithm); 12] = [
     ("HS512", Algorithm::HS512),
 ];
 
-/// Place of a token in a request.
+/// API keys: random secrets of clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiKeysConfig {
+    /// File of the keys.
+    pub path: PathBuf,
+    /// The keys, sorted by their hash.
+    pub keys: Arc<[ApiKey]>,
+    /// Places of a key; the first one that has a key counts.
+    pub places: Vec<TokenPlace>,
+}
+
+/// An API key, of which only the hash is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiKey {
+    /// SHA-256 of the key.
+    pub hash: [u8; 32],
+    /// Name of the client.
+    pub client: String,
+    /// When the key expires, in seconds since 1970.
+    pub expires: Option<u64>,
+    /// Scopes of the key.
+    pub scopes: Vec<String>,
+}
+
+/// Passwords of Basic authentication (RFC 7617).
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct BasicConfig {
+    /// File of the users.
+    pub path: PathBuf,
+    /// Names of users, and the hashes of their passwords, which are valid.
+    pub users: Arc<[(String, String)]>,
+}
+
+impl fmt::Debug for BasicConfig {
+    /// Shows no hash.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "BasicConfig({})", self.path.display())
+    }
+}
+
+/// Conditions that an identity must meet, besides being valid.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RequireConfig {
+    /// Scopes, all of which the identity must have.
+    pub scopes: Vec<String>,
+    /// Conditions of claims, by name or path.
+    pub claims: Vec<(String, TextCondition)>,
+    /// Condition of the client certificate.
+    pub certificate: Option<CertificateCondition>,
+}
+
+/// Place of a credential in a request.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum TokenPlace {
     /// `Authorization: Bearer TOKEN` (RFC 6750).
     Header,
+    /// The whole value of a header field with this name.
+    Field(String),
     /// A cookie with this name.
     Cookie(String),
     /// A query parameter with this name.
@@ -102,6 +163,7 @@ impl fmt::Display for TokenPlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Header => f.write_str("header"),
+            Self::Field(name) => write!(f, "header:{name}"),
             Self::Cookie(name) => write!(f, "cookie:{name}"),
             Self::Query(name) => write!(f, "query:{name}"),
             Self::Subprotocol(name) => write!(f, "subprotocol:{name}"),
@@ -119,9 +181,16 @@ pub struct SessionAuthConfig {
 }
 
 impl AuthConfig {
+    /// Whether the route accepts a credential in requests.
+    pub fn has_credentials(&self) -> bool {
+        self.jwt.is_some() || self.api_keys.is_some() || self.basic.is_some()
+    }
+
     /// Returns the names of the query parameters that carry secrets.
     pub fn secret_parameters(&self) -> impl Iterator<Item = &str> {
-        self.jwt.iter().flat_map(|jwt| &jwt.places).filter_map(|place| match place {
+        let tokens = self.jwt.iter().flat_map(|jwt| &jwt.places);
+        let keys = self.api_keys.iter().flat_map(|keys| &keys.places);
+        tokens.chain(keys).filter_map(|place| match place {
             TokenPlace::Query(name) => Some(name.as_str()),
             _ => None,
         })

@@ -15,6 +15,9 @@ pub struct FilterConfig {
     pub rewrite: RewriteConfig,
     /// Clients that may use the route.
     pub addresses: AddressRules,
+    /// Pages that may open sessions and WebSockets; `None`: those of the same host, where the browser has added the
+    /// credential by itself.
+    pub origins: Option<OriginRules>,
     /// Pages of other origins that may read responses; `None`: the backend decides.
     pub cors: Option<CorsConfig>,
     /// Changes of the request's fields.
@@ -113,6 +116,15 @@ pub struct CorsConfig {
     pub credentials: bool,
     /// How long a browser may remember the answer to a preflight, in seconds.
     pub max_age: u32,
+}
+
+/// Pages that may send requests of Engine.IO and open WebSockets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OriginRules {
+    /// Whether pages of the host that the request is sent to may.
+    pub same_host: bool,
+    /// Other origins whose pages may.
+    pub listed: OriginPatterns,
 }
 
 /// A set of origins such as `https://app.example.com`.

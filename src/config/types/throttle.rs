@@ -60,6 +60,12 @@ pub enum LimitKey {
     Cookie(String),
     /// The value of a query parameter.
     Query(String),
+    /// The subject of the identity.
+    Subject,
+    /// The client of the API key.
+    ApiKey,
+    /// A claim of the token.
+    Claim(String),
 }
 
 /// Requests that a limit counts.
@@ -96,11 +102,19 @@ pub enum LimitFields {
 }
 
 impl LimitKey {
+    /// Whether the key is known only after authentication.
+    pub fn needs_identity(&self) -> bool {
+        matches!(self, Self::Subject | Self::ApiKey | Self::Claim(_))
+    }
+
     /// The key as it is written in a file.
     pub fn written(&self) -> String {
         match self {
             Self::Client => "client".to_owned(),
             Self::Route => "route".to_owned(),
+            Self::Subject => "subject".to_owned(),
+            Self::ApiKey => "api_key".to_owned(),
+            Self::Claim(path) => format!("jwt:{path}"),
             Self::Header(name) => format!("header:{name}"),
             Self::Cookie(name) => format!("cookie:{name}"),
             Self::Query(name) => format!("query:{name}"),

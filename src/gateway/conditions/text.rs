@@ -10,7 +10,7 @@ use crate::config::{TextCondition, filters::whole_path};
 
 /// What a text is compared with.
 #[derive(Debug)]
-pub(super) enum TextMatch {
+pub(in crate::gateway) enum TextMatch {
     Present,
     Absent,
     OneOf(Box<[Box<[u8]>]>),
@@ -21,7 +21,7 @@ pub(super) enum TextMatch {
 }
 
 impl TextMatch {
-    pub(super) fn new(config: &TextCondition) -> Self {
+    pub(in crate::gateway) fn new(config: &TextCondition) -> Self {
         match config {
             TextCondition::Present => Self::Present,
             TextCondition::Absent => Self::Absent,
@@ -36,7 +36,10 @@ impl TextMatch {
     }
 
     /// Whether one of the texts matches; none may be there if the text has to be absent.
-    pub(super) fn meets<T: AsRef<[u8]>>(&self, texts: impl IntoIterator<Item = T>) -> bool {
+    pub(in crate::gateway) fn meets<T: AsRef<[u8]>>(
+        &self,
+        texts: impl IntoIterator<Item = T>,
+    ) -> bool {
         let mut texts = texts.into_iter();
         match self {
             Self::Present => texts.next().is_some(),

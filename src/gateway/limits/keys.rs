@@ -9,14 +9,17 @@ use std::{
 use moorline_http::{FieldId, RequestHead};
 
 use super::super::variables::FilterFacts;
-use crate::config::{LimitConfig, LimitKey};
+use crate::{
+    auth::{AuthMethod, Identity},
+    config::{LimitConfig, LimitKey},
+};
 
 /// What the hash is of, so that no value is equal to an address.
 const ADDRESS: u8 = 0;
 const VALUE: u8 = 1;
 
 /// Returns the key of a request: the hash of the configured value, or of the client's address if the request does not
-/// have it. Allocates nothing.
+/// have it. Allocates only for claims.
 pub(super) fn of(
     config: &LimitConfig,
     hasher: &RandomState,
@@ -33,6 +36,19 @@ pub(super) fn of(
         LimitKey::Cookie(name) => {
             let fields = request.head.all(FieldId::Cookie);
             write_all(fields.filter_map(|field| cookie(field, name)), &mut hash)
+        }
+        LimitKey::Subject => {
+            let subject = facts.identity.map(|identity| identity.subject.as_bytes());
+            write_all(subject.into_iter(), &mut hash)
+        }
+        LimitKey::ApiKey => {
+            let by_key = |identity: &&Identity| identity.method == AuthMethod::ApiKey;
+            let client = facts.identity.filter(by_key).map(|identity| identity.subject.as_bytes());
+            write_all(client.into_iter(), &mut hash)
+        }
+        LimitKey::Claim(path) => {
+            let text = facts.identity.map(|identity| identity.text(path));
+            write_all(text.iter().map(String::as_bytes), &mut hash)
         }
         LimitKey::Query(name) => {
             let value = facts.query.and_then(|query| parameter(query, name));

@@ -84,6 +84,8 @@ export function namedFiles(text) {
   for (const [, name, path] of code.matchAll(/\b([\w.-]+)\s*=\s*\{\s*file\s*=\s*"([^"]+)"/g)) {
     if (name === 'access_log') continue;
     if (name === 'trusted_proxies') found.push({ path, content: '10.0.0.0/8\n' });
+    else if (name === 'api_keys') found.push({ path, content: `mobile ${'0123456789abcdef'.repeat(4)}\n` });
+    else if (name === 'basic') found.push({ path, content: `anna:$2y$04$${'a'.repeat(53)}\n` });
     else found.push({ path, content: name === 'backends' ? '10.0.0.11:3000\n10.0.0.12:3000\n' : secret });
   }
   // A folder exists if it has a file.

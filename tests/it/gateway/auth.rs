@@ -1,7 +1,9 @@
 //! Tokens: which requests reach a backend, and what becomes of sessions.
 
+mod credentials;
 mod issuer;
 mod keys;
+mod origins;
 mod sessions;
 
 use serde_json::json;

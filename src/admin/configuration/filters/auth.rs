@@ -2,15 +2,39 @@
 
 use serde_json::{Value, json};
 
-use crate::config::{AuthConfig, JWT_ALGORITHMS, JwtConfig, KeySource, SessionAuthConfig};
+use super::super::conditions;
+use crate::config::{
+    ApiKeysConfig, AuthConfig, BasicConfig, JWT_ALGORITHMS, JwtConfig, KeySource, RequireConfig,
+    SessionAuthConfig,
+};
 
 /// Returns the authentication of a route.
 pub(super) fn json(auth: &AuthConfig) -> Value {
-    let AuthConfig { jwt, session: SessionAuthConfig { grace, close_code } } = auth;
+    let AuthConfig { jwt, api_keys, basic, require, session } = auth;
+    let SessionAuthConfig { grace, close_code } = session;
     json!({
         "jwt": jwt.as_ref().map(tokens),
+        "api_keys": api_keys.as_ref().map(|ApiKeysConfig { path, keys, places }| json!({
+            "file": path,
+            "keys": keys.len(),
+            "key": places.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        })),
+        "basic": basic.as_ref().map(|BasicConfig { path, users }| json!({
+            "file": path,
+            "users": users.len(),
+        })),
+        "require": requirements(require),
         "grace": grace.as_secs_f64(),
         "close_code": close_code,
+    })
+}
+
+fn requirements(require: &RequireConfig) -> Value {
+    let RequireConfig { scopes, claims, certificate } = require;
+    json!({
+        "scopes": scopes,
+        "claims": conditions::texts(claims),
+        "certificate": certificate.as_ref().map(conditions::certificate_json),
     })
 }
 
