@@ -304,6 +304,7 @@ fn requests_match_their_schemas() {
     let named = Some(String::new());
     let purge = PurgeRequest { url: named.clone(), prefix: named.clone(), tag: named, all: true };
     assert_schema("PurgeCache", &purge);
+    assert_schema("Revoke", &RevokeRequest { subject: "anna".to_owned() });
     assert_schema("Drain", &DrainRequest::default());
     assert_schema(
         "Drain",
