@@ -22,7 +22,6 @@ mod jwks;
 mod jwt;
 mod passwords;
 mod sessions;
-mod strict_json;
 mod token;
 
 use std::{

@@ -59,9 +59,9 @@ pub enum FailureKind {
     UnsupportedCoding,
     /// A buffered body that exceeds its limit.
     BodyTooLarge,
-    /// A body with a content coding that the proxy cannot decode and must.
+    /// A body with a content coding that the proxy cannot decode and must, to change or to check it.
     ContentCoding,
-    /// A body with a media type that the proxy cannot change and must.
+    /// A body with a media type that the proxy cannot change and must, or that the API description does not accept.
     MediaType,
     /// A body that cannot be changed as the route says.
     Unchangeable,
@@ -69,6 +69,12 @@ pub enum FailureKind {
     NoRoute,
     /// No file has the name that the path asks for.
     NoFile,
+    /// The API description of the route has no such path.
+    NoOperation,
+    /// The API description of the route has the path, but not for this method.
+    NoOperationMethod,
+    /// The request does not match the API description of the route.
+    InvalidRequest,
     /// The host is served on passthrough connections only.
     Misdirected,
     /// The address of the client may not use the route.
@@ -228,6 +234,9 @@ impl fmt::Display for FailureKind {
             Self::Unchangeable => "the body cannot be changed",
             Self::NoRoute => "no route matches",
             Self::NoFile => "no such file",
+            Self::NoOperation => "no such path in the API",
+            Self::NoOperationMethod => "no such method in the API",
+            Self::InvalidRequest => "invalid request by the API",
             Self::Misdirected => "host served on passthrough connections only",
             Self::NoBackend => "no backend is available",
             Self::SessionGone => "the session has ended",

@@ -5,7 +5,7 @@
 //! comparison.
 //!
 //! Filters run in a fixed order, whatever the file says: addresses, maintenance, CORS, origins, size of the body, limits,
-//! messages, authentication, limits of identities, rewriting, fields, transformation. On the way back: transformation, fields,
+//! messages, authentication, limits of identities, API description, rewriting, fields, transformation. On the way back: transformation, fields,
 //! then CORS, so that no edit can forge a grant, then compression.
 //!
 //! Invariants:
@@ -20,6 +20,7 @@
 //! This module must not know backends, connections, session tables or the log.
 
 mod addresses;
+mod api;
 mod auth;
 mod body;
 mod cache;
@@ -39,6 +40,7 @@ mod transform;
 mod variables;
 
 pub(crate) use self::{
+    api::{ApiReport, InvalidRequest},
     auth::AuthState,
     body::{BodyFilter, BodyStream, ReplyBody},
     cache::{BodyCopy, CacheStore, CacheTicket, PurgeTarget, ResponseStep},

@@ -7,8 +7,11 @@ use moorline_http::{FieldId, RequestHead};
 use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value};
 
-use super::{AuthFault, strict_json};
-use crate::config::{JWT_ALGORITHMS, JwtAlgorithm, TokenPlace};
+use super::AuthFault;
+use crate::{
+    config::{JWT_ALGORITHMS, JwtAlgorithm, TokenPlace},
+    strict_json,
+};
 
 /// Longest token, in bytes.
 pub(super) const LONGEST: usize = 8 << 10;
@@ -165,6 +168,8 @@ impl<'t> SignedToken<'t> {
 fn object(part: &str) -> Result<Map<String, Value>, AuthFault> {
     let decoded =
         URL_SAFE_NO_PAD.decode(part).map_err(|_| AuthFault::Malformed("not base64url"))?;
-    strict_json::object(&decoded)
-        .ok_or(AuthFault::Malformed("not a JSON object, or a name occurs twice"))
+    match strict_json::value(&decoded) {
+        Some(Value::Object(object)) => Ok(object),
+        _ => Err(AuthFault::Malformed("not a JSON object, or a name occurs twice")),
+    }
 }

@@ -3,6 +3,7 @@
 mod auth;
 mod bodies;
 mod origins;
+mod openapi;
 pub(super) mod throttle;
 mod transform;
 
@@ -90,6 +91,7 @@ pub(super) fn filters(table: &TomlTable<'_>) -> FilterConfig {
         transform: read("transform").map(|value| transform::transform(&value)).unwrap_or_default(),
         limits,
         cache: read("cache").and_then(|value| cache::cache(&value)),
+        openapi: read("openapi").and_then(|value| openapi::openapi(&value)),
     }
 }
 

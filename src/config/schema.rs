@@ -15,6 +15,7 @@ mod health;
 mod json;
 mod listener;
 mod networks;
+mod openapi;
 mod page;
 mod pool;
 mod process;
@@ -30,8 +31,8 @@ use strsim::damerau_levenshtein;
 
 pub(super) use self::{
     admin::*, auth::*, backend_tls::*, backends::*, bodies::*, cache::*, conditions::*, filters::*,
-    health::*, listener::*, networks::*, pool::*, process::*, route::*, split::*, state::*,
-    sticky::*, throttle::*, tls::*, traffic::*,
+    health::*, listener::*, networks::*, openapi::*, pool::*, process::*, route::*, split::*,
+    state::*, sticky::*, throttle::*, tls::*, traffic::*,
 };
 pub use self::{json::json_schema, page::reference_page};
 use super::fault::quoted;
@@ -197,6 +198,7 @@ pub static SECTIONS: &[&Section] = &[
     &API_KEYS,
     &BASIC,
     &AUTH_REQUIRE,
+    &OPENAPI,
     &POOL,
     &BACKEND,
     &BACKEND_SOURCE,

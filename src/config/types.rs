@@ -9,6 +9,7 @@ mod discovery;
 mod gateway;
 mod health;
 mod listener;
+mod openapi;
 mod overload;
 mod pool;
 mod process;
@@ -36,6 +37,7 @@ pub use self::{
     },
     health::{HealthConfig, Outlier, ProbeConfig},
     listener::{ListenerConfig, ListenerProtocol, PassthroughConfig, ProxyIn, Redirect},
+    openapi::{ApiDescription, OpenApiConfig},
     overload::{Admission, Limits, Rate, RebalanceConfig},
     pool::{Address, BackendConfig, Balance, HeaderLimits, PoolConfig, Reuse, Timeouts},
     process::{

@@ -262,6 +262,14 @@ fn intercepted(interception: &Interception, route: &str, explanation: &mut Expla
             );
             explanation.steps.push(sentence);
         }
+        Interception::Invalid(invalid) => {
+            let error = &invalid.error;
+            let sentence = format!("The route {route} refuses it: {}", reply::sentence(error));
+            answers(explanation, reply::status(error).as_u16(), &sentence);
+            let faults =
+                invalid.report.iter().flat_map(|report| &report.faults).map(ToString::to_string);
+            explanation.steps.extend(faults);
+        }
         Interception::Refused(error) | Interception::Limited(error, _) => {
             let sentence = format!("The route {route} refuses it: {}", reply::sentence(error));
             answers(explanation, reply::status(error).as_u16(), &sentence);

@@ -10,6 +10,7 @@ use tokio::{sync::watch, time::timeout};
 
 use super::{
     addresses,
+    api::{ApiFilter, InvalidRequest},
     auth::{AuthCheck, AuthFilter, AuthState, AuthVerdict, PendingCheck, RequestIdentity},
     body::{BodyFilter, ReplyBody},
     cache::{CacheAnswer, CacheStore, CacheTicket, LONGEST_WAIT, RouteCache},
@@ -53,6 +54,7 @@ enum Filter {
     Limits(Box<[Arc<Limiter>]>),
     Messages(MessageLimits),
     Auth(Arc<AuthFilter>),
+    Api(Arc<ApiFilter>),
     Path(Rewrite),
     Host(Box<str>),
     RequestFields(HeaderEdits),
@@ -102,6 +104,8 @@ pub(crate) enum Interception {
     Refused(ProxyError),
     /// A limit has refused it; the report is for the fields of the reply.
     Limited(ProxyError, Option<LimitReport>),
+    /// It does not match the API description.
+    Invalid(Box<InvalidRequest>),
     /// A filter waits before it can decide.
     Paused(PausedRequest),
 }
@@ -192,6 +196,7 @@ impl FilterChain {
             messages,
             auth,
             cache,
+            openapi,
         } = config;
         let some = |edits: &HeaderEdits| (!edits.is_empty()).then(|| edits.clone());
         let limits_addresses = !(addresses.allow.is_empty() && addresses.deny.is_empty());
@@ -212,6 +217,9 @@ impl FilterChain {
                 Filter::Auth(AuthFilter::new(auth, default_origins(config), kept.auth))
             }),
             limited_by(&|limit| limit.key.needs_identity()),
+            openapi
+                .as_ref()
+                .map(|config| Filter::Api(ApiFilter::new(config, decompress.is_some()))),
             path.as_ref().and_then(Rewrite::new).map(Filter::Path),
             host.as_deref().map(|host| Filter::Host(host.into())),
             some(request_headers).map(Filter::RequestFields),
@@ -425,6 +433,11 @@ impl Filter {
                     return Err(FilterStop::Waits(Box::new(passed), PendingStep::Auth(check)));
                 }
             },
+            Self::Api(api) => {
+                let check = api.check(&passed.request, facts);
+                let check = check.map_err(|invalid| Box::new(Interception::Invalid(invalid)))?;
+                passed.body = check.map(RequestBodyChange::checked);
+            }
             Self::Path(rewrite) => {
                 let request = rewrite.apply(passed.request).map_err(|fault| {
                     let error = ProxyError::bad_request("The path cannot be rewritten.");
@@ -451,8 +464,8 @@ impl Filter {
                 passed.response.get_or_insert_default().compression = Some(compression);
             }
             Self::Decompress(limits) => {
-                let decoding = RequestBodyChange::decoding(*limits, &passed.request);
-                passed.body = decoding.map_err(refused)?;
+                let FilteredRequest { request, body, .. } = &mut passed;
+                RequestBodyChange::decode(body, *limits, request).map_err(refused)?;
             }
             Self::Transform(transform) => {
                 let FilteredRequest { request, body, .. } = &mut passed;

@@ -17,6 +17,7 @@ use http::{Method, StatusCode};
 use moorline_http::{BodyLength, FieldId, Head, RequestHead, ResponseHead};
 
 use super::{
+    api::{BodyCheck, InvalidRequest},
     compress::{DIGESTS, media_type, weaken},
     decoding::{BodyCoding, DecodingFault},
     document::{Document, DocumentFacts, DocumentFault, is_json},
@@ -49,6 +50,8 @@ pub(super) struct ResponseTransform {
 /// What is done with the body of a request before a backend gets it.
 #[derive(Debug, Default)]
 pub(crate) struct RequestBodyChange {
+    /// The check by an API description, before it is transformed.
+    check: Option<Box<BodyCheck>>,
     decoding: Option<(BodyCoding, DecompressConfig)>,
     document: Option<(Arc<Document>, DocumentFacts)>,
 }
@@ -217,33 +220,45 @@ impl DocumentChange {
 }
 
 impl RequestBodyChange {
-    /// Decides how the body of a request is decoded; `None`: it has no coding.
+    /// Creates a change that only checks the body.
+    pub(super) fn checked(check: Box<BodyCheck>) -> Box<Self> {
+        Box::new(Self { check: Some(check), ..Self::default() })
+    }
+
+    /// Decides how the body of a request is decoded, if it has a coding.
     ///
     /// # Errors
     /// The coding is not known.
-    pub(super) fn decoding(
+    pub(super) fn decode(
+        change: &mut Option<Box<Self>>,
         limits: DecompressConfig,
         request: &RequestHead,
-    ) -> Result<Option<Box<Self>>, ProxyError> {
+    ) -> Result<(), ProxyError> {
         if !request.has_body() {
-            return Ok(None);
+            return Ok(());
         }
         let coding = BodyCoding::of(&request.head)
             .map_err(|_| request_failure(FailureKind::ContentCoding))?;
-        let decoding = coding.map(|coding| (coding, limits));
-        Ok(decoding.map(|decoding| Box::new(Self { decoding: Some(decoding), document: None })))
+        if let Some(coding) = coding {
+            change.get_or_insert_default().decoding = Some((coding, limits));
+        }
+        Ok(())
     }
 
     /// Maximum size of the body that the client sends, in bytes.
     pub(crate) fn limit(&self) -> u64 {
-        let document = self.document.as_ref().map_or(0, |(document, _)| document.limit);
-        // No coding is worth it if it makes a body larger.
-        self.decoding.map_or(document, |(_, limits)| limits.max)
+        match (&self.decoding, &self.check, &self.document) {
+            // No coding is worth it if it makes a body larger.
+            (Some((_, limits)), ..) => limits.max,
+            (None, Some(check), _) => check.max_body(),
+            (None, None, document) => document.as_ref().map_or(0, |(document, _)| document.limit),
+        }
     }
 
     /// Whether a body beyond the limit passes as it is.
     pub(crate) fn passes_large(&self) -> bool {
         self.decoding.is_none()
+            && self.check.is_none()
             && self.document.as_ref().is_some_and(|(document, _)| document.passes_faults)
     }
 
@@ -262,8 +277,8 @@ impl RequestBodyChange {
         body: Bytes,
         most: u64,
         head: &mut Head,
-    ) -> Result<Bytes, ProxyError> {
-        let Self { decoding, document } = self;
+    ) -> Result<Bytes, Box<InvalidRequest>> {
+        let Self { check, decoding, document } = self;
         let decoding = decoding.map(|(coding, limits)| {
             (coding, DecompressConfig { max: limits.max.min(most), ..limits })
         });
@@ -276,14 +291,21 @@ impl RequestBodyChange {
                 DecodingFault::TooLarge => FailureKind::BodyTooLarge,
             })
         })?;
+        if let Some(check) = check {
+            check.check(&body).await?;
+        }
         let mut is_changed = is_decoded;
         if let Some((document, facts)) = document {
-            match changed(&document, &facts, &body).await {
+            let change = match body.len() as u64 > document.limit {
+                true => Err(DocumentFault::TooLarge),
+                false => changed(&document, &facts, &body).await,
+            };
+            match change {
                 Ok(other) => (body, is_changed) = (other, true),
                 Err(fault) if document.passes_faults => {
                     tracing::debug!(%fault, "the body of a request passes unchanged");
                 }
-                Err(fault) => return Err(request_failure(fault.kind()).with_source(fault)),
+                Err(fault) => return Err(request_failure(fault.kind()).with_source(fault).into()),
             }
         }
         if is_decoded {

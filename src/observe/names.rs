@@ -14,7 +14,7 @@ pub const TERMINATIONS: usize = SINGLE + SIDES * PHASES * KINDS;
 const SINGLE: usize = 14;
 const SIDES: usize = 3;
 const PHASES: usize = 9;
-const KINDS: usize = 50;
+const KINDS: usize = 53;
 
 /// All labels by index.
 static LABELS: LazyLock<Vec<Box<str>>> = LazyLock::new(|| {
@@ -121,6 +121,10 @@ pub fn kind(kind: FailureKind) -> &'static str {
         FailureKind::BodyTooLarge => "body_too_large",
         FailureKind::NoRoute => "no_route",
         FailureKind::NoFile => "no_file",
+        FailureKind::NoOperation => "no_operation",
+        FailureKind::NoOperationMethod => "no_operation_method",
+        FailureKind::MediaType => "media_type",
+        FailureKind::InvalidRequest => "invalid_request",
         FailureKind::NoBackend => "no_backend",
         FailureKind::SessionGone => "session_gone",
         FailureKind::Saturated => "saturated",
@@ -162,7 +166,6 @@ pub fn kind(kind: FailureKind) -> &'static str {
         FailureKind::OriginDenied => "origin_denied",
         FailureKind::AuthUnavailable => "auth_unavailable",
         FailureKind::ContentCoding => "content_coding",
-        FailureKind::MediaType => "media_type",
         FailureKind::Unchangeable => "unchangeable",
         FailureKind::Io => "io",
     }
@@ -253,6 +256,9 @@ const KIND_ORDER: [FailureKind; KINDS] = [
     FailureKind::MediaType,
     FailureKind::Unchangeable,
     FailureKind::OriginDenied,
+    FailureKind::NoOperation,
+    FailureKind::NoOperationMethod,
+    FailureKind::InvalidRequest,
 ];
 
 fn kind_index(kind: FailureKind) -> usize {
@@ -307,6 +313,9 @@ fn kind_index(kind: FailureKind) -> usize {
         FailureKind::MediaType => 47,
         FailureKind::Unchangeable => 48,
         FailureKind::OriginDenied => 49,
+        FailureKind::NoOperation => 50,
+        FailureKind::NoOperationMethod => 51,
+        FailureKind::InvalidRequest => 52,
     }
 }
 

@@ -10,7 +10,11 @@ use http::StatusCode;
 use moorline_http::{FieldId, Head, RequestHead};
 use serde::Serialize;
 
-use crate::config::{ErrorPage, ErrorPages, Placeholder};
+use crate::{
+    config::{ErrorPage, ErrorPages, Placeholder},
+    gateway::ApiReport,
+    openapi::RequestFault,
+};
 
 /// Content types of gRPC requests; a longer one comes before its prefix.
 const GRPC_TYPES: [&str; 3] =
@@ -72,6 +76,11 @@ impl ErrorFormat {
         let accepts = head.all(FieldId::Accept);
         let json_body = has_prefix(content_type, "application/json");
         Self::negotiated(accepts).unwrap_or(if json_body { Self::Json } else { Self::Text })
+    }
+
+    /// Whether a program reads the reply, not a person or gRPC.
+    pub(super) fn is_for_programs(self) -> bool {
+        matches!(self, Self::Text | Self::Json)
     }
 
     /// The format for a request header that could not be parsed, by the bytes that are known of it.
@@ -154,6 +163,23 @@ impl ErrorFormat {
             Self::Grpc(content_type) => content_type,
         }
     }
+}
+
+/// The body of a problem report (RFC 9457), and the header fields that belong to it.
+pub(super) fn problem(text: ErrorText<'_>, report: &ApiReport, head: &mut Head) -> Bytes {
+    let ErrorText { status, message, id } = text;
+    head.set(FieldId::ContentType, "application/problem+json");
+    let mut problem = serde_json::json!({
+        "type": "about:blank",
+        "title": status.canonical_reason().unwrap_or("Error"),
+        "status": status.as_u16(),
+        "detail": message,
+        "request_id": id,
+    });
+    if !report.faults.is_empty() {
+        problem["errors"] = report.faults.iter().map(RequestFault::json).collect();
+    }
+    Bytes::from(problem.to_string())
 }
 
 fn html(page: &ErrorPage, text: ErrorText<'_>) -> String {

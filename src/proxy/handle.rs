@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     error::{FailureKind, Phase, ProxyError},
-    gateway::{BodyCopy, LocalReply, ResponseBodyChange, ResponseStep},
+    gateway::{BodyCopy, InvalidRequest, LocalReply, ResponseBodyChange, ResponseStep},
     shared::SharedState,
     upstream::Backend,
 };
@@ -118,7 +118,9 @@ async fn serve_changed(mut arrival: Arrival<'_>, client: &mut ClientSide) -> Flo
     let memory = &arrival.state.proxy.body_memory;
     match Box::pin(arrival.outgoing.change_body(client, pause, memory)).await {
         Ok(()) => serve(arrival, client).await,
-        Err(error) => {
+        Err(invalid) => {
+            let InvalidRequest { error, report } = *invalid;
+            arrival.state.reply_context.describe(report);
             let step = arrival.fail(client, &error);
             arrival.conclude(client, step).await
         }

@@ -237,6 +237,10 @@ impl<'a> OpenedRequest<'a> {
                 Unpassed::Stopped(self.stored(reply, filters, unread))
             }
             Interception::Refused(error) => Unpassed::Stopped(self.refused(&error, unread)),
+            Interception::Invalid(invalid) => {
+                self.reply_context.describe(invalid.report);
+                Unpassed::Stopped(self.refused(&invalid.error, unread))
+            }
             Interception::Limited(error, report) => {
                 let mut refused = self.refused(&error, unread);
                 if let Stopped::Refused(Refused { reply: RefusedReply::Own(reply), .. }) =

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     error::{FailureKind, Phase, ProxyError, Side},
-    gateway::RequestBodyChange,
+    gateway::{InvalidRequest, RequestBodyChange},
     sticky::engine_io::CloseScan,
 };
 
@@ -303,7 +303,7 @@ impl Outgoing {
         client: &mut ClientSide,
         pause: Duration,
         memory: &Arc<Semaphore>,
-    ) -> Result<(), ProxyError> {
+    ) -> Result<(), Box<InvalidRequest>> {
         let body = mem::replace(&mut self.body, BodySource::Taken);
         let BodySource::Unchanged(length, change) = body else {
             self.body = body;
@@ -324,7 +324,7 @@ impl Outgoing {
         let body = match read {
             ReadBody::Whole(body) => body,
             ReadBody::TooLarge if keeps => return Ok(()),
-            ReadBody::TooLarge => return Err(body_failure(FailureKind::BodyTooLarge)),
+            ReadBody::TooLarge => return Err(body_failure(FailureKind::BodyTooLarge).into()),
         };
         self.buffered = body.len() as u64;
         self.memory.reach(change.most_decoded(self.buffered), memory)?;

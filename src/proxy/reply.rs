@@ -11,13 +11,13 @@ use http::{Method, StatusCode};
 use moorline_http::{FieldId, Head, HeadFault, RequestHead, ResponseHead};
 
 use super::{
-    error_body::{ErrorFormat, ErrorText},
+    error_body::{self, ErrorFormat, ErrorText},
     forwarding::RequestId,
 };
 use crate::{
     config::{ErrorPages, Redirect},
     error::{FailureKind, Phase, ProxyError, Side},
-    gateway::{LocalReply, ReplyBody, describe_nothing},
+    gateway::{ApiReport, LocalReply, ReplyBody, describe_nothing},
     sticky::engine_io::UNKNOWN_SID,
     stream_log::StreamScope,
 };
@@ -91,12 +91,20 @@ impl OwnReply {
 pub(super) struct ReplyContext {
     /// Origin of the page, for requests of a browser.
     origin: Option<Box<[u8]>>,
-    /// Set if the request is the preflight of an Engine.IO request.
-    preflight: Option<Box<Preflight>>,
+    detail: Option<Box<ReplyDetail>>,
     /// The format that the client understands.
     format: ErrorFormat,
     /// Custom error pages.
     pages: Option<Arc<ErrorPages>>,
+}
+
+/// What few error replies need.
+#[derive(Debug)]
+enum ReplyDetail {
+    /// The request is the preflight of an Engine.IO request.
+    Preflight(Preflight),
+    /// Why the request does not match the API description of the route.
+    Report(ApiReport),
 }
 
 /// What a browser asks for before a cross-origin request.
@@ -117,17 +125,35 @@ impl ReplyContext {
         let preflight = || {
             let method = head.get(FieldId::AccessControlRequestMethod)?.into();
             let headers = head.get(FieldId::AccessControlRequestHeaders).map(Box::from);
-            Some(Box::new(Preflight { method, headers }))
+            let preflight = Preflight { method, headers };
+            Some(Box::new(ReplyDetail::Preflight(preflight)))
         };
         Self {
             origin: head.get(FieldId::Origin).map(Box::from),
-            preflight: if is_engine && request.method == Method::OPTIONS {
-                preflight()
-            } else {
-                None
-            },
+            detail: if is_engine && request.method == Method::OPTIONS { preflight() } else { None },
             format: ErrorFormat::of(request, is_engine),
             pages: pages.cloned(),
+        }
+    }
+
+    /// Describes why the request does not match the API description of the route.
+    pub(super) fn describe(&mut self, report: Option<ApiReport>) {
+        if let Some(report) = report {
+            self.detail = Some(Box::new(ReplyDetail::Report(report)));
+        }
+    }
+
+    fn preflight(&self) -> Option<&Preflight> {
+        match self.detail.as_deref() {
+            Some(ReplyDetail::Preflight(preflight)) => Some(preflight),
+            _ => None,
+        }
+    }
+
+    fn report(&self) -> Option<&ApiReport> {
+        match self.detail.as_deref() {
+            Some(ReplyDetail::Report(report)) => Some(report),
+            _ => None,
         }
     }
 
@@ -178,7 +204,7 @@ fn allow(preflight: &Preflight, context: &ReplyContext, id: &str) -> OwnReply {
 
 /// Creates the reply to a failed request with this id.
 pub(super) fn error(error: &ProxyError, context: &ReplyContext, id: &str) -> OwnReply {
-    if let Some(preflight) = context.preflight.as_ref().filter(|_| error.side != Side::Client) {
+    if let Some(preflight) = context.preflight().filter(|_| error.side != Side::Client) {
         return allow(preflight, context, id);
     }
     let status = status(error);
@@ -190,13 +216,27 @@ pub(super) fn error(error: &ProxyError, context: &ReplyContext, id: &str) -> Own
         }
         _ => {
             let text = ErrorText { status, message: sentence(error), id };
-            described(text, context.format, context.pages.as_deref())
+            match context.report() {
+                Some(report) if context.format.is_for_programs() => {
+                    let mut reply = OwnReply::new(status, Bytes::new());
+                    reply.body = error_body::problem(text, report, reply.fields());
+                    reply
+                }
+                _ => described(text, context.format, context.pages.as_deref()),
+            }
         }
     };
     let head = reply.fields();
     match error.kind {
         FailureKind::MethodNotAllowed => {
             head.set(FieldId::Allow, "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+        }
+        FailureKind::NoOperationMethod => {
+            head.set(FieldId::Allow, context.report().map_or("", |report| &report.allow));
+        }
+        // RFC 9110 §15.5.16.
+        FailureKind::ContentCoding if context.report().is_some() => {
+            head.set(FieldId::AcceptEncoding, "identity");
         }
         FailureKind::ContentCoding if error.side == Side::Client => {
             head.set(FieldId::AcceptEncoding, "gzip, deflate, br, zstd");
@@ -224,8 +264,17 @@ pub(super) fn error(error: &ProxyError, context: &ReplyContext, id: &str) -> Own
         }
         _ => {}
     }
-    // The request was not read to its end, so its connection cannot be reused.
-    let closes = error.side == Side::Client && error.kind != FailureKind::UpgradeRequired;
+    // The request may not have been understood to its end: its connection cannot be reused.
+    let is_understood = matches!(
+        error.kind,
+        FailureKind::UpgradeRequired
+            | FailureKind::NoOperation
+            | FailureKind::NoOperationMethod
+            | FailureKind::MediaType
+            | FailureKind::ContentCoding
+            | FailureKind::InvalidRequest
+    );
+    let closes = error.side == Side::Client && !is_understood;
     head.set(FieldId::CacheControl, "no-store");
     head.set(FieldId::XRequestId, id);
     context.allow_origin(head);
@@ -355,7 +404,11 @@ pub(crate) fn status(error: &ProxyError) -> StatusCode {
         FailureKind::TargetTooLong => StatusCode::URI_TOO_LONG,
         FailureKind::UnsupportedVersion => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
         FailureKind::UnsupportedCoding => StatusCode::NOT_IMPLEMENTED,
-        FailureKind::NoRoute | FailureKind::NoFile => StatusCode::NOT_FOUND,
+        FailureKind::NoRoute | FailureKind::NoFile | FailureKind::NoOperation => {
+            StatusCode::NOT_FOUND
+        }
+        FailureKind::NoOperationMethod => StatusCode::METHOD_NOT_ALLOWED,
+        FailureKind::InvalidRequest => StatusCode::BAD_REQUEST,
         FailureKind::Io if error.side == Side::Proxy && error.phase == Phase::ResponseBody => {
             StatusCode::INTERNAL_SERVER_ERROR
         }
@@ -461,6 +514,9 @@ pub(crate) fn sentence(error: &ProxyError) -> &'static str {
         }
         (FailureKind::NoRoute, _) => "No route covers this host and path.",
         (FailureKind::NoFile, _) => "There is no such file.",
+        (FailureKind::NoOperation, _) => "The API has no such path.",
+        (FailureKind::NoOperationMethod, _) => "The path of the API does not allow this method.",
+        (FailureKind::InvalidRequest, _) => "The request does not match the API description.",
         (FailureKind::Io, Phase::ResponseBody) if error.side == Side::Proxy => {
             "The file cannot be read."
         }

@@ -12,6 +12,7 @@ mod hostile_paths;
 mod matching;
 mod messages;
 mod mirroring;
+mod openapi;
 mod rewriting;
 mod splitting;
 mod throttle;

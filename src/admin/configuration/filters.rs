@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use crate::config::{
     AddressRules, CacheConfig, CorsConfig, FilterConfig, HeaderEdits, MaintenanceConfig,
-    OriginPattern, OriginPatterns, OriginRules, PathRewrite, RewriteConfig, Template,
+    OpenApiConfig, OriginPattern, OriginPatterns, OriginRules, PathRewrite, RewriteConfig, Template,
 };
 
 /// Returns the filters; without those that do nothing.
@@ -32,6 +32,7 @@ pub(super) fn json(filters: &FilterConfig) -> Value {
         messages,
         cache,
         auth,
+        openapi,
     } = filters;
     let some = |edits: &HeaderEdits| (!edits.is_empty()).then(|| header_edits(edits));
     let networks = |networks: &[ipnet::IpNet]| (!networks.is_empty()).then(|| json!(networks));
@@ -50,12 +51,23 @@ pub(super) fn json(filters: &FilterConfig) -> Value {
         ("messages", messages.as_ref().map(throttle::messages)),
         ("decompress", decompress.as_ref().map(bodies::decompress)),
         ("transform", (!transform.is_empty()).then(|| bodies::transform(transform))),
+        ("openapi", openapi.as_ref().map(description)),
         ("limits", (!limits.is_empty()).then(|| limits.iter().map(throttle::limit).collect())),
         ("cache", cache.as_ref().map(cache_settings)),
         ("auth", auth.as_ref().map(auth::json)),
     ];
     let shown = shown.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
     Value::Object(shown.collect())
+}
+
+fn description(openapi: &OpenApiConfig) -> Value {
+    let OpenApiConfig { file, document: _, base, refuse_unknown, max_body } = openapi;
+    json!({
+        "file": file.display().to_string(),
+        "base": base,
+        "unknown": if *refuse_unknown { "refuse" } else { "pass" },
+        "max_body": max_body,
+    })
 }
 
 fn rewrite(rewrite: &PathRewrite) -> Value {

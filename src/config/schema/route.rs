@@ -218,6 +218,13 @@ pub(in crate::config) static ROUTE: Section = Section {
             example: r#"{ lifetime = "1m" }"#,
             about: "Stores responses.",
         },
+        SchemaKey {
+            name: "openapi",
+            kind: OneOf(&[FILE, Table(&OPENAPI)]),
+            default: Words("Every request passes"),
+            example: r#"{ file = "api.yaml", unknown = "pass" }"#,
+            about: "API description (OpenAPI 3.0 or 3.1) that requests must match.",
+        },
     ],
     notes: "\
 Paths are compared in a normal form and forwarded unchanged: `/%6detrics` and `//metrics` follow the route of `/metrics`. `%2F` \

@@ -4,7 +4,7 @@ use ipnet::IpNet;
 
 use super::{
     AuthConfig, CacheConfig, CompressConfig, DecompressConfig, LimitConfig, MessagesConfig,
-    TransformConfig,
+    OpenApiConfig, TransformConfig,
 };
 use crate::config::Template;
 
@@ -42,6 +42,8 @@ pub struct FilterConfig {
     pub cache: Option<CacheConfig>,
     /// Authentication; `None`: every client may use the route.
     pub auth: Option<AuthConfig>,
+    /// API description that requests must match; `None`: there is none.
+    pub openapi: Option<OpenApiConfig>,
 }
 
 /// Changes of path and host.

@@ -67,6 +67,9 @@ export function complete(fragment) {
   return text;
 }
 
+/** The smallest API description. */
+const DOCUMENT = 'openapi: 3.1.0\npaths: {}\n';
+
 /** `{ path, content }` of the certificates, keys and lists that a configuration names. */
 export function namedFiles(text) {
   const found = [];
@@ -83,7 +86,8 @@ export function namedFiles(text) {
   const secret = `${'0123456789abcdef'.repeat(4)}\n`;
   for (const [, name, path] of code.matchAll(/\b([\w.-]+)\s*=\s*\{\s*file\s*=\s*"([^"]+)"/g)) {
     if (name === 'access_log') continue;
-    if (name === 'trusted_proxies') found.push({ path, content: '10.0.0.0/8\n' });
+    if (name === 'openapi') found.push({ path, content: DOCUMENT });
+    else if (name === 'trusted_proxies') found.push({ path, content: '10.0.0.0/8\n' });
     else if (name === 'api_keys') found.push({ path, content: `mobile ${'0123456789abcdef'.repeat(4)}\n` });
     else if (name === 'basic') found.push({ path, content: `anna:$2y$04$${'a'.repeat(53)}\n` });
     else found.push({ path, content: name === 'backends' ? '10.0.0.11:3000\n10.0.0.12:3000\n' : secret });
@@ -92,5 +96,6 @@ export function namedFiles(text) {
   for (const [, path] of code.matchAll(/\bfiles\s*=\s*(?:\{\s*root\s*=\s*)?"([^"]+)"/g)) {
     found.push({ path: `${path}/index.html`, content: 'hello\n' });
   }
+  for (const [, path] of code.matchAll(/\bopenapi\s*=\s*"([^"]+)"/g)) found.push({ path, content: DOCUMENT });
   return found;
 }
