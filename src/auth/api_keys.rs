@@ -1,7 +1,7 @@
 //! API keys: from a key to the identity of its client.
 //!
 //! Keys are random, so a fast hash is enough. Only the first bytes of a hash decide where the list is searched; the rest
-//! is compared in constant time. What these bytes tell about the hash does not help to find a key.
+//! is compared in constant time. Knowledge of these bytes of the hash does not help to find a key.
 
 use std::sync::Arc;
 

@@ -44,7 +44,7 @@ impl Default for PasswordTurns {
 /// The users of a route.
 #[derive(Debug)]
 pub(crate) struct Passwords {
-    users: HashMap<Box<str>, User>,
+    users: HashMap<Box<str>, PasswordUser>,
     /// The hash that is checked for a name that does not exist: the reply takes as long as for any other.
     decoy: Arc<str>,
     verified: CredentialCache<Arc<Identity>>,
@@ -53,7 +53,7 @@ pub(crate) struct Passwords {
 }
 
 #[derive(Debug)]
-struct User {
+struct PasswordUser {
     hash: Arc<str>,
     identity: Arc<Identity>,
 }
@@ -84,7 +84,7 @@ impl Passwords {
         };
         let users = config.users.iter().map(|(name, hash)| {
             let identity = Arc::new(identity(name));
-            (name.as_str().into(), User { hash: hash.as_str().into(), identity })
+            (name.as_str().into(), PasswordUser { hash: hash.as_str().into(), identity })
         });
         let decoy = config.users.first().map_or("", |(_, hash)| hash).into();
         let (verified, hash) = (CredentialCache::default(), KeyedHash::new());

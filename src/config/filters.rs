@@ -2,8 +2,8 @@
 
 mod auth;
 mod bodies;
-mod origins;
 mod openapi;
+mod origins;
 pub(super) mod throttle;
 mod transform;
 

@@ -447,6 +447,8 @@ impl Filter {
             }
             Self::Host(host) => passed.host = Some(host.clone()),
             Self::RequestFields(edits) => {
+                // Otherwise, a client could remove the fields again, by naming them in `Connection`.
+                passed.request.strip_hop_by_hop(&[FieldId::XMoorlineHops]);
                 let identity = passed.response.as_ref().and_then(|response| response.identity());
                 let facts = FilterFacts { identity: identity.map(|known| &**known), ..*facts };
                 fields::edit(edits, &mut passed.request.head, &facts);
@@ -479,7 +481,7 @@ impl Filter {
     }
 }
 
-/// The pages that may use credentials that a browser adds by itself, if the route does not say which: those of the same
+/// Pages that may use the credentials that a browser adds by itself, unless the route lists them: the pages of this
 /// host, and those that may read its responses with credentials.
 fn default_origins(config: &FilterConfig) -> Option<OriginRules> {
     let with_credentials = config.cors.as_ref().filter(|cors| cors.credentials);

@@ -11,7 +11,8 @@ use serde_json::{Map, Value, json};
 
 use crate::config::{
     AddressRules, CacheConfig, CorsConfig, FilterConfig, HeaderEdits, MaintenanceConfig,
-    OpenApiConfig, OriginPattern, OriginPatterns, OriginRules, PathRewrite, RewriteConfig, Template,
+    OpenApiConfig, OriginPattern, OriginPatterns, OriginRules, PathRewrite, RewriteConfig,
+    Template,
 };
 
 /// Returns the filters; without those that do nothing.

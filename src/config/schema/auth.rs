@@ -194,10 +194,10 @@ pub(in crate::config) static BASIC: Section = Section {
         kind: FILE,
         default: Required,
         example: r#""users.txt""#,
-        about: "File of the users, with a line `NAME:HASH` for each, where the hash is one of bcrypt (`htpasswd -nB NAME`) or Argon2. A change \
+        about: "File of the users, with a line `NAME:HASH` for each; the hash is one of bcrypt (`htpasswd -nB NAME`) or Argon2. A change \
                 takes effect at once.",
     }],
-    notes: "A password is hashed on a thread of its own, at most two at a time in the process. A password that was right is not hashed again \
+    notes: "A password is hashed on a separate thread, at most two at a time in the process. A password that was right is not hashed again \
             for 60 s. A client that waits for more than 5 s gets a 503: limit the route by `client`.",
 };
 

@@ -15,7 +15,7 @@ pub struct FilterConfig {
     pub rewrite: RewriteConfig,
     /// Clients that may use the route.
     pub addresses: AddressRules,
-    /// Pages that may open sessions and WebSockets; `None`: those of the same host, where the browser has added the
+    /// Pages that may open sessions and WebSockets; `None`: those of the same host, if the browser has added the
     /// credential by itself.
     pub origins: Option<OriginRules>,
     /// Pages of other origins that may read responses; `None`: the backend decides.

@@ -231,3 +231,14 @@ async fn a_body_beyond_the_limit_gets_a_413() {
     drop(backend);
     proxy.finish().await;
 }
+
+#[tokio::test]
+async fn a_client_cannot_remove_a_field_that_the_route_sets() {
+    let backend = Backend::answering(|_| message::reply("200 OK", "", "")).await;
+    let proxy = routed(&backend, "[routes.headers.request]\nset = { X-User = \"route\" }\n").await;
+    let request =
+        seen(&proxy, &backend, "/", "Connection: keep-alive, X-User\r\nX-User: forged\r\n");
+    assert_eq!(request.await.header("x-user"), Some("route"));
+    drop(backend);
+    proxy.finish().await;
+}

@@ -57,7 +57,7 @@ pub(super) fn basic(value: &TomlValue<'_>) -> Option<BasicConfig> {
     let (path, users) = lines(&table, "`file = \"users.txt\"`", user)?;
     let mut names = HashSet::new();
     if let Some((line, _)) = users.iter().find(|(_, (name, _))| !names.insert(name.as_str())) {
-        let message = format!("line {line} of the file has a user who is in a line before it");
+        let message = format!("line {line} of the file repeats a user of a line before it");
         let file = table.value("file")?;
         file.fault(InvalidValue::new(message).help("remove one of the two"));
         return None;
