@@ -326,6 +326,8 @@ impl Outgoing {
             ReadBody::TooLarge if keeps => return Ok(()),
             ReadBody::TooLarge => return Err(body_failure(FailureKind::BodyTooLarge).into()),
         };
+        // A request that is refused from here on has been read, so that its connection can stay open.
+        self.body = BodySource::Buffered(Box::default());
         self.buffered = body.len() as u64;
         self.memory.reach(change.most_decoded(self.buffered), memory)?;
         let Stage::Prepared(request, _) = &mut self.stage else { return Ok(()) };
