@@ -60,7 +60,7 @@ fn a_request_gets_another_target_and_keeps_the_rest() {
     );
     for (target, expected) in [
         ("/a b", HeadFault::TargetSpace),
-        ("/a\r\nX: y", HeadFault::TargetCharacter),
+        ("/a\r\nX:y", HeadFault::TargetCharacter),
         ("", HeadFault::TargetCharacter),
         (&"/".repeat(MOST_TARGET + 1), HeadFault::TargetTooLong),
     ] {
