@@ -12,7 +12,7 @@ import { io } from 'socket.io-client';
 import { printFigures } from './lib/ledger.mjs';
 import { scratch } from './lib/process.mjs';
 import { startSite } from './lib/site.mjs';
-import { soon } from './lib/wait.mjs';
+import { soon, until } from './lib/wait.mjs';
 
 printFigures(import.meta.url);
 
@@ -77,8 +77,8 @@ test('only the polls of a browser have its header: the upgrade follows the sessi
 for (const transports of [['websocket'], ['polling', 'websocket']]) {
   test(`a socket is closed when its token expires, and a fresh token opens another: ${transports}`, async (t) => {
     const { proxy, url } = await startGuarded(t);
-    const client = io(url, { transports, query: { token: token('anna', 2) }, reconnectionDelay: 50, forceNew: true });
-      client.io.on('reconnect_attempt', () => {
+    const client = io(url, { transports, query: { token: token('anna', 4) }, reconnectionDelay: 50, forceNew: true });
+    client.io.on('reconnect_attempt', () => {
       client.io.opts.query = { token: token('anna', 60) };
     });
     await soon('a connection', once(client, 'connect'));
@@ -89,14 +89,14 @@ for (const transports of [['websocket'], ['polling', 'websocket']]) {
     assert.equal(details.context.code, 1008);
     await soon('a new connection', once(client, 'connect'));
     assert.notEqual(client.id, first);
-    assert.equal(proxy.lines((line) => line.termination === 'expired').length, 1);
+    await until('the end is logged', () => proxy.lines((line) => line.termination === 'expired').length === 1);
     client.close();
   });
 }
 
 test('a polling session ends when its token expires, and a fresh token opens another', async (t) => {
   const { url } = await startGuarded(t);
-  const client = io(url, { transports: ['polling'], query: { token: token('anna', 2) }, reconnectionDelay: 50, forceNew: true });
+  const client = io(url, { transports: ['polling'], query: { token: token('anna', 4) }, reconnectionDelay: 50, forceNew: true });
   client.io.on('reconnect_attempt', () => {
     client.io.opts.query = { token: token('anna', 60) };
   });
