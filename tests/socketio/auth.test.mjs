@@ -57,6 +57,7 @@ test('a token in each place opens a session that upgrades', async (t) => {
     refused.close();
 
     const client = io(url, { ...options(token('anna', 60)), forceNew: true });
+    t.after(() => client.close());
     await soon(`${place}: a connection`, once(client, 'connect'));
     if (client.io.engine.transport.name !== 'websocket') await soon(`${place}: an upgrade`, once(client.io.engine, 'upgrade'));
     client.close();
@@ -69,6 +70,7 @@ test('only the polls of a browser have its header: the upgrade follows the sessi
   const { url } = await startGuarded(t);
   const transportOptions = { polling: { extraHeaders: { authorization: `Bearer ${token('anna', 60)}` } } };
   const client = io(url, { transportOptions, forceNew: true });
+  t.after(() => client.close());
   await soon('a connection', once(client, 'connect'));
   if (client.io.engine.transport.name !== 'websocket') await soon('an upgrade', once(client.io.engine, 'upgrade'));
   client.close();
@@ -78,6 +80,7 @@ for (const transports of [['websocket'], ['polling', 'websocket']]) {
   test(`a socket is closed when its token expires, and a fresh token opens another: ${transports}`, async (t) => {
     const { proxy, url } = await startGuarded(t);
     const client = io(url, { transports, query: { token: token('anna', 4) }, reconnectionDelay: 50, forceNew: true });
+    t.after(() => client.close());
     client.io.on('reconnect_attempt', () => {
       client.io.opts.query = { token: token('anna', 60) };
     });
@@ -97,6 +100,7 @@ for (const transports of [['websocket'], ['polling', 'websocket']]) {
 test('a polling session ends when its token expires, and a fresh token opens another', async (t) => {
   const { url } = await startGuarded(t);
   const client = io(url, { transports: ['polling'], query: { token: token('anna', 4) }, reconnectionDelay: 50, forceNew: true });
+  t.after(() => client.close());
   client.io.on('reconnect_attempt', () => {
     client.io.opts.query = { token: token('anna', 60) };
   });
