@@ -1,6 +1,6 @@
 //! Delivers a response whose body is made or changed here: a stream of the proxy's own, or a backend's body behind a filter.
 //!
-//! The usual delivery ([`deliver`](super::deliver)) passes the backend's framing on. This one decodes the body, lets a
+//! The usual delivery ([`deliver`]) passes the backend's framing on. This one decodes the body, lets a
 //! filter change the data, and frames the result anew: with its length if that is known, otherwise in chunks, or until the
 //! connection closes for a client of HTTP/1.0. Only responses that need it come here, in a box of their own.
 //!
