@@ -1,27 +1,29 @@
 //! The filters of a route, in their order.
 
+mod response;
+
 use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
-use http::StatusCode;
-use moorline_http::{BodyLength, FieldId, Head, RequestHead, ResponseHead};
+use moorline_http::{BodyLength, FieldId, Head, RequestHead};
 
 use tokio::{sync::watch, time::timeout};
 
+pub(crate) use self::response::ResponseFilters;
 use super::{
     addresses,
     api::{ApiFilter, InvalidRequest},
-    auth::{AuthCheck, AuthFilter, AuthState, AuthVerdict, PendingCheck, RequestIdentity},
-    body::{BodyFilter, ReplyBody},
-    cache::{CacheAnswer, CacheStore, CacheTicket, LONGEST_WAIT, RouteCache},
-    compress::{self, Compression},
+    auth::{AuthCheck, AuthFilter, AuthState, AuthVerdict, PendingCheck},
+    body::ReplyBody,
+    cache::{CacheAnswer, CacheStore, LONGEST_WAIT, RouteCache},
+    compress::Compression,
     cors::{self, CorsGrant},
     fields::{self, RenderedEdits},
-    limits::{Admitted, Denied, LimitReport, LimitSlot, Limiter, Limiters},
+    limits::{Admitted, Denied, LimitReport, Limiter, Limiters},
     local::LocalReply,
     origins,
     rewrite::Rewrite,
-    transform::{RequestBodyChange, ResponseBodyChange, ResponseTransform, Transform},
+    transform::{RequestBodyChange, Transform},
     variables::FilterFacts,
 };
 use crate::{
@@ -29,7 +31,6 @@ use crate::{
     config::{
         AddressRules, CompressConfig, CorsConfig, DecompressConfig, FilterConfig, HeaderEdits,
         LimitConfig, MaintenanceConfig, MessagesConfig, OriginPatterns, OriginRules, RewriteConfig,
-        Timeouts,
     },
     error::{FailureKind, Phase, ProxyError, Side},
     tunnel::MessageLimits,
@@ -144,26 +145,6 @@ impl From<Box<Interception>> for FilterStop {
     fn from(interception: Box<Interception>) -> Self {
         Self::Ends(interception)
     }
-}
-
-/// What is done with a response.
-#[derive(Debug, Default)]
-pub(crate) struct ResponseFilters {
-    /// Time limits of the route; `None`: those of the pool.
-    pub(crate) timeouts: Option<Arc<Timeouts>>,
-    edits: Option<RenderedEdits>,
-    cors: Option<CorsGrant>,
-    compression: Option<Compression>,
-    transform: Option<Box<ResponseTransform>>,
-    limits: Vec<LimitReport>,
-    /// Limits on the messages of a tunnel.
-    messages: Option<MessageLimits>,
-    /// Keep the request and its tunnel counted.
-    slots: Vec<LimitSlot>,
-    cache: Option<Box<CacheTicket>>,
-    /// The reply, if the response of the backend is only for the cache.
-    stale: Option<Box<(ResponseHead, Bytes)>>,
-    identity: Option<Box<RequestIdentity>>,
 }
 
 impl FilteredRequest {
@@ -507,91 +488,4 @@ fn limited(denied: Denied) -> Box<Interception> {
 pub(crate) fn describe_limit(report: Option<LimitReport>, head: &mut Head) {
     LimitReport::write(report.as_slice(), head);
     LimitReport::expose(head);
-}
-
-impl ResponseFilters {
-    /// Returns the limits on the messages of a tunnel.
-    pub(crate) fn messages(&self) -> Option<MessageLimits> {
-        self.messages
-    }
-
-    /// Keeps what a tunnel needs: its slots in limits. `None`: nothing.
-    pub(crate) fn into_tunnel(mut self: Box<Self>) -> Option<Box<Self>> {
-        self.slots.retain(LimitSlot::is_tunnel);
-        (self.edits, self.cors, self.limits) = (None, None, Vec::new());
-        (self.compression, self.transform, self.cache) = (None, None, None);
-        (!self.slots.is_empty()).then_some(self)
-    }
-
-    /// Whether the response of the backend is only for the cache.
-    pub(crate) fn is_renewal(&self) -> bool {
-        self.stale.is_some()
-    }
-
-    /// Takes the stale reply, if the response of the backend is only for the cache.
-    pub(crate) fn take_stale(&mut self) -> Option<LocalReply> {
-        let (head, body) = *self.stale.take()?;
-        Some(LocalReply { head, body: ReplyBody::Bytes(body) })
-    }
-
-    /// Takes what the cache does with the response.
-    pub(crate) fn take_cache(&mut self) -> Option<Box<CacheTicket>> {
-        self.cache.take()
-    }
-
-    /// Whether a response is transformed, which takes time.
-    pub(crate) fn transforms(&self) -> bool {
-        self.transform.is_some()
-    }
-
-    /// Begins to transform a response of a backend, whether it is stored or new: returns what is done with its body. Comes
-    /// first, and counts once.
-    pub(crate) fn begin(&mut self, head: &mut ResponseHead) -> Option<ResponseBodyChange> {
-        self.transform.take()?.begin(head)
-    }
-
-    /// Changes the head of a response. Edits come first, so that they cannot forge a grant.
-    pub(crate) fn apply(&self, head: &mut ResponseHead) {
-        if let Some(edits) = &self.edits {
-            edits.apply(&mut head.head);
-        }
-        LimitReport::write(&self.limits, &mut head.head);
-        if let Some(grant) = &self.cors {
-            grant.apply(&mut head.head);
-        }
-        let subprotocol = self.identity.as_ref().and_then(|identity| identity.subprotocol());
-        if let Some(name) = subprotocol.filter(|_| head.status == StatusCode::SWITCHING_PROTOCOLS)
-            && !head.head.has(FieldId::SecWebSocketProtocol)
-        {
-            head.head.set(FieldId::SecWebSocketProtocol, name);
-        }
-    }
-
-    /// The identity of the request, and what follows for its session.
-    pub(crate) fn request_identity(&self) -> Option<&RequestIdentity> {
-        self.identity.as_deref()
-    }
-
-    fn identity(&self) -> Option<&Arc<Identity>> {
-        self.identity.as_ref().map(|identity| identity.identity())
-    }
-
-    /// Returns the filter for the body of a response with this length, and changes its head accordingly; `None`: the body
-    /// stays as it is.
-    /// Comes after [`apply`](Self::apply).
-    pub(crate) fn body(&self, head: &mut ResponseHead, length: BodyLength) -> Option<BodyFilter> {
-        self.compression.as_ref()?.apply(head, length)
-    }
-
-    /// Changes a response that is made here.
-    pub(crate) fn apply_local(&self, reply: &mut LocalReply) {
-        self.apply(&mut reply.head);
-        let ReplyBody::Bytes(body) = &mut reply.body else { return };
-        let length = BodyLength::Exactly(body.len() as u64);
-        let filter = self.compression.as_ref().and_then(|c| c.apply(&mut reply.head, length));
-        // Encoding into memory cannot fail.
-        if let Ok(encoded) = compress::whole(filter, body.clone()) {
-            *body = encoded;
-        }
-    }
 }
