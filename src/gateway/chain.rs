@@ -13,7 +13,7 @@ pub(crate) use self::response::ResponseFilters;
 use super::{
     addresses,
     api::{ApiFilter, InvalidRequest},
-    auth::{AuthCheck, AuthFilter, AuthState, AuthVerdict, PendingCheck},
+    auth::{AuthCheck, AuthFilter, AuthRefusal, AuthState, AuthVerdict, PendingCheck},
     body::ReplyBody,
     cache::{CacheAnswer, CacheStore, LONGEST_WAIT, RouteCache},
     compress::Compression,
@@ -301,7 +301,16 @@ fn admit(
     mut passed: FilteredRequest,
     verdict: AuthVerdict,
 ) -> Result<FilteredRequest, Box<Interception>> {
-    if let Some(identity) = verdict.map_err(refused)? {
+    let admission = verdict.map_err(|refusal| match *refusal {
+        AuthRefusal::Failed(error) => refused(error),
+        AuthRefusal::Answered(mut reply) => {
+            if let Some(response) = &passed.response {
+                response.apply_local(&mut reply);
+            }
+            Box::new(Interception::Answered(reply))
+        }
+    })?;
+    if let Some(identity) = admission.identity {
         auth.strip(&identity, &mut passed.request);
         passed.response.get_or_insert_default().identity = Some(identity);
     }

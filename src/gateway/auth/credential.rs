@@ -1,0 +1,87 @@
+//! The credential of a request, and what it proves.
+
+use std::{borrow::Cow, future::Future, pin::Pin, sync::Arc};
+
+use crate::{
+    auth::{
+        self, AuthFault, AuthMethod, Identity, JwtVerifier, PasswordCheck, Passwords, TokenCheck,
+    },
+    config::TokenPlace,
+    net::tls::ClientCertificate,
+};
+
+/// What a credential proves.
+pub(super) struct Proof {
+    pub(super) identity: Arc<Identity>,
+}
+
+/// Result of the check of a credential alone.
+pub(super) type Proved = Result<Proof, AuthFault>;
+
+/// A check of a credential.
+pub(super) enum CredentialCheck {
+    Done(Proved),
+    Waits(Pin<Box<dyn Future<Output = Proved> + Send>>),
+}
+
+/// A credential of a request, and its check.
+pub(super) struct Credential {
+    pub(super) check: CredentialCheck,
+    /// What it is, if a browser adds it to the requests of every page.
+    pub(super) ambient: Option<&'static str>,
+    /// Marker of a token in a subprotocol.
+    pub(super) subprotocol: Option<Box<str>>,
+}
+
+impl Credential {
+    /// A credential that a browser adds by itself.
+    pub(super) fn ambient(check: CredentialCheck, what: &'static str) -> Self {
+        Self { check, ambient: Some(what), subprotocol: None }
+    }
+
+    /// A credential at a place.
+    pub(super) fn at(place: &TokenPlace, check: CredentialCheck) -> Self {
+        let subprotocol = match place {
+            TokenPlace::Cookie(_) => return Self::ambient(check, "a cookie"),
+            TokenPlace::Subprotocol(name) => Some(name.as_str().into()),
+            TokenPlace::Header | TokenPlace::Field(_) | TokenPlace::Query(_) => None,
+        };
+        Self { check, ambient: None, subprotocol }
+    }
+}
+
+impl Proof {
+    pub(super) fn of(identity: Arc<Identity>) -> Self {
+        Self { identity }
+    }
+}
+
+pub(super) fn check_token(jwt: &Arc<JwtVerifier>, token: Cow<'_, str>) -> CredentialCheck {
+    let wait = match jwt.check(&token, auth::now()) {
+        TokenCheck::Done(checked) => return CredentialCheck::Done(checked.map(Proof::of)),
+        TokenCheck::Waits(wait) => wait,
+    };
+    let (jwt, token) = (Arc::clone(jwt), token.into_owned());
+    CredentialCheck::Waits(Box::pin(async move {
+        wait.fetched().await;
+        jwt.check_now(&token, auth::now()).map(Proof::of)
+    }))
+}
+
+pub(super) fn check_password(passwords: &Arc<Passwords>, credentials: &[u8]) -> CredentialCheck {
+    match passwords.check(credentials, auth::now()) {
+        PasswordCheck::Done(checked) => CredentialCheck::Done(checked.map(Proof::of)),
+        PasswordCheck::Waits(work) => {
+            CredentialCheck::Waits(Box::pin(async move { work.done().await.map(Proof::of) }))
+        }
+    }
+}
+
+/// The identity of a certificate that the TLS handshake has verified.
+pub(super) fn identity_of(certificate: &ClientCertificate) -> Identity {
+    let subject = match certificate.subject.is_empty() {
+        true => &certificate.fingerprint,
+        false => &certificate.subject,
+    };
+    Identity { method: AuthMethod::Certificate, subject: subject.clone(), ..Identity::default() }
+}
