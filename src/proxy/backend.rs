@@ -262,9 +262,10 @@ impl Lease {
         RequestSlot { in_flight: self.in_flight, in_use: self.in_use }
     }
 
-    /// Keeps the connection for the next request. The response was read to its end, and the request was written.
-    pub(super) fn give_back(self) {
-        if let Some(keep) = self.keep {
+    /// Keeps the connection for the next request, after a response that was read to its end. `written`: the whole request
+    /// was written; otherwise the connection is closed, as the next request would pass as the rest of this one.
+    pub(super) fn give_back(self, written: bool) {
+        if let Some(keep) = self.keep.filter(|_| written) {
             let epoch = self.connection.epoch;
             self.sample.backend.idle().put_back(self.connection, keep, epoch);
         }

@@ -200,13 +200,12 @@ impl Delivery {
         if !self.download.has_read_all() {
             return;
         }
-        let complete = outgoing.current().is_none_or(|upload| upload.is_complete());
-        // A connection with an unread request, or with bytes behind the response, is closed.
-        if complete
+        // A request that is still being written holds the connection; bytes behind the response close it.
+        if outgoing.is_written()
             && let Some(lease) = self.lease.take()
             && self.rest.is_none()
         {
-            lease.give_back();
+            lease.give_back(true);
         }
     }
 

@@ -165,7 +165,7 @@ impl DetachedResponse {
             }
             if decoder.is_ended() {
                 if input.is_none() {
-                    lease.give_back();
+                    lease.give_back(true);
                 }
                 return Ok(wanted);
             }

@@ -307,7 +307,7 @@ impl<'p> Arrival<'p> {
         let answer = reached.answer;
         // A response without a body has been read; any other one is in the way.
         if answer.head.length() == BodyLength::Exactly(0) && answer.input.is_none() {
-            answer.lease.give_back();
+            answer.lease.give_back(self.outgoing.is_written());
         }
         self.answer_with(reply)
     }

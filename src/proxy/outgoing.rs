@@ -152,6 +152,19 @@ impl Outgoing {
         self.last().is_some_and(Upload::has_written)
     }
 
+    /// Whether the whole request of the current try was written.
+    pub(super) fn is_written(&self) -> bool {
+        self.last().is_none_or(Upload::is_complete)
+    }
+
+    /// Ends the current try: nothing more of it is sent, and the next one begins anew. The body must be in memory.
+    pub(super) fn end_try(&mut self) {
+        debug_assert!(matches!(self.body, BodySource::Buffered(_)), "the body is on its way");
+        if let Stage::Sending(_) = self.stage {
+            self.stage = Stage::Again;
+        }
+    }
+
     /// Whether the request may be repeated after a backend may have seen it: the method is
     /// idempotent and the whole body is in memory.
     pub(super) fn replayable(&self) -> bool {

@@ -110,6 +110,9 @@ impl RequestAttempt<'_, '_> {
                     let not_owner = unknown_here || session_detect::is_other_service(status);
                     if !not_owner {
                         self.learn_owner(&backend, &answer);
+                    } else if !self.outgoing.is_written() {
+                        // This may be the response for the client, but the rest of its request is not sent any more.
+                        answer.lease.keep = None;
                     }
                     let reached = AttemptOutcome { answer, reserved: None, unknown: unknown_here };
                     // The body of the last such response is unread: its connection is closed.
@@ -125,6 +128,8 @@ impl RequestAttempt<'_, '_> {
                 Err(SendError { error, .. }) if error.kind == FailureKind::Refused => {}
                 Err(SendError { error, .. }) => missing.no_answer = Some(error),
             }
+            // Its rest must not follow on the connection of an earlier backend, whose response the client may get.
+            self.outgoing.end_try();
         }
         Ok(missing)
     }

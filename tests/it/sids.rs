@@ -1,7 +1,7 @@
 //! Engine.IO sessions: sids that the proxy knows, owner searches, and unknown sids.
 
 use crate::support::{
-    Backend, Node, Proxy, Raw, eventually, message,
+    Backend, Node, Proxy, Raw, Refusing, eventually, message,
     node::{cookie_field, handshake, poll, poll_target},
     pair::Pair,
     process, wait_for, websocket,
@@ -245,6 +245,45 @@ async fn an_owner_search_gives_back_no_connection_with_an_unread_body() {
     }
     drop(client);
     pair.finish().await;
+}
+
+#[tokio::test]
+async fn an_owner_search_asks_no_node_twice_if_the_last_one_refuses_connections() {
+    let unknown = "{\"code\":1,\"message\":\"Session ID unknown\"}";
+    let node = Backend::answering(move |request| {
+        let known = request.start.contains("sid=known");
+        let (status, text) = if known { ("200 OK", "ok") } else { ("400 Bad Request", unknown) };
+        message::reply(status, "Content-Type: application/json\r\n", text)
+    })
+    .await;
+    let ended = Backend::replying("before it ends").await;
+    let proxy = Proxy::with(|settings| {
+        settings.backends(&[node.address, ended.address]);
+        settings.pool("health", "{ interval = \"1h\", fall = 1000 }");
+    })
+    .await;
+    let address = ended.address;
+    drop(ended);
+    let _refusing = Refusing::at(address).await;
+    let mut client = Raw::connect(proxy.web()).await;
+    // The order of the nodes depends on the sid.
+    for n in 0..8 {
+        for (request, is_post) in [
+            (message::get(&poll_target(&format!("invented-{n}"), "g"), ""), false),
+            (message::post(&poll_target(&format!("invented-{n}"), "p"), "", "1"), true),
+        ] {
+            client.send(request).await;
+            assert_eq!(client.response().await.status(), 400);
+            let expected = 3 * n + 1 + usize::from(is_post);
+            assert_eq!(node.requests().len(), expected, "a request was sent twice");
+        }
+        // The connection of the search is used again: a second response on it would arrive here.
+        client.send(message::get(&poll_target("known", &format!("k{n}")), "")).await;
+        let reply = client.response().await;
+        assert_eq!((reply.status(), reply.text().as_str()), (200, "ok"));
+    }
+    drop(client);
+    proxy.finish().await;
 }
 
 #[tokio::test]

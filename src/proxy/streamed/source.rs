@@ -120,14 +120,12 @@ impl StreamSource {
         if !body.decoder.is_ended() {
             return;
         }
-        let complete =
-            outgoing.and_then(Outgoing::current).is_none_or(|upload| upload.is_complete());
-        // A connection with an unread request, or with bytes behind the response, is closed.
-        if complete
+        // A request that is still being written holds the connection; bytes behind the response close it.
+        if outgoing.is_none_or(|outgoing| outgoing.is_written())
             && let Some(lease) = body.lease.take()
             && body.input.is_none()
         {
-            lease.give_back();
+            lease.give_back(true);
         }
     }
 
