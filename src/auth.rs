@@ -17,6 +17,7 @@ mod api_keys;
 mod credential_cache;
 mod fault;
 mod fetch;
+mod forward;
 mod identity;
 mod jwks;
 mod jwt;
@@ -35,19 +36,21 @@ use self::passwords::PasswordTurns;
 pub(crate) use self::{
     api_keys::ApiKeys,
     fault::AuthFault,
+    forward::{ForwardAnswer, ForwardAuth, ForwardFacts, ForwardGrant, is_confusable},
     identity::{AuthMethod, Identity},
     jwt::{JwtVerifier, TokenCheck},
     passwords::{PasswordCheck, Passwords},
     sessions::{BoundSession, BoundTunnel, SessionIdentities},
     token::{basic, presented},
 };
-use crate::config::{BasicConfig, JwtConfig};
+use crate::config::{BasicConfig, ForwardAuthConfig, JwtConfig};
 
 /// The verifiers of a process that keep a state, by their configuration.
 #[derive(Debug, Default)]
 pub(crate) struct Verifiers {
     jwt: Mutex<HashMap<JwtConfig, Weak<JwtVerifier>>>,
     basic: Mutex<HashMap<BasicConfig, Weak<Passwords>>>,
+    forward: Mutex<HashMap<ForwardAuthConfig, Weak<ForwardAuth>>>,
     turns: PasswordTurns,
 }
 
@@ -60,6 +63,11 @@ impl Verifiers {
     /// Returns the verifier of passwords of this configuration; a new one only if no route uses it yet.
     pub(crate) fn basic(&self, config: &BasicConfig) -> Arc<Passwords> {
         shared(&self.basic, config, || Passwords::new(config, self.turns.clone()))
+    }
+
+    /// Returns the client of the server of this configuration; a new one only if no route uses it yet.
+    pub(crate) fn forward(&self, config: &ForwardAuthConfig) -> Arc<ForwardAuth> {
+        shared(&self.forward, config, || ForwardAuth::new(config.clone()))
     }
 }
 

@@ -1,5 +1,5 @@
 //! The HTTP/1.1 client of the control plane, the commands and the tests: requests to ACME servers, to sources of backend
-//! lists, to the admin API, and the requests of health checks.
+//! lists, to the admin API and to servers that authenticate clients, and the requests of health checks.
 //!
 //! It owns the use of hyper's client: a connection over an open stream, the limit of response heads, and a limit for
 //! each response body. A deadline includes the connect, so the caller sets it. Redirects are not followed.
@@ -49,6 +49,11 @@ impl HttpConnection {
             let _ = connection.with_upgrades().await;
         });
         Ok(Self { sender, _driver: AbortOnDropHandle::new(driver) })
+    }
+
+    /// Whether the connection cannot be used any more.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.sender.is_closed()
     }
 
     /// Sends a request and waits for the head of the response.

@@ -2,6 +2,9 @@
 
 use std::{fmt, sync::Arc};
 
+use bytes::Bytes;
+use http::Response;
+
 use super::Identity;
 
 /// Why a request has no identity.
@@ -39,12 +42,16 @@ pub(crate) enum AuthFault {
     NoKeys,
     /// Too many credentials are being checked.
     Busy,
+    /// Another server refuses the request, with this response.
+    Refused(Box<Response<Bytes>>),
+    /// Another server that decides gives no decision; with the reason.
+    Undecided(Box<str>),
 }
 
 impl AuthFault {
     /// Whether a client with a valid credential would be refused, too.
     pub(crate) fn is_ours(&self) -> bool {
-        matches!(self, Self::NoKeys | Self::Busy)
+        matches!(self, Self::NoKeys | Self::Busy | Self::Undecided(_))
     }
 }
 
@@ -66,6 +73,10 @@ impl fmt::Display for AuthFault {
             Self::Audience => f.write_str("the token is for another audience"),
             Self::Revoked => f.write_str("the credential was revoked"),
             Self::NoKeys => f.write_str("the keys could not be fetched"),
+            Self::Refused(response) => {
+                write!(f, "refused by forward auth with status {}", response.status().as_u16())
+            }
+            Self::Undecided(reason) => write!(f, "no decision by forward auth: {reason}"),
             Self::Busy => f.write_str("too many passwords are being checked"),
         }
     }

@@ -45,30 +45,62 @@ async fn exchange(
     accept: &'static str,
     max_body: usize,
 ) -> Result<Bytes, Box<dyn Error + Send + Sync>> {
-    let uri: Uri = url.parse()?;
-    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-    let secure = uri.scheme_str() == Some("https");
-    let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
-    let target = uri.path_and_query().map_or("/", |target| target.as_str());
-    let authority = uri.authority().map_or("", |authority| authority.as_str());
-    let request = Request::get(target)
-        .header(header::HOST, authority)
+    let endpoint = Endpoint::of(url);
+    let request = Request::get(endpoint.target())
+        .header(header::HOST, endpoint.authority())
         .header(header::USER_AGENT, "moorline")
         .header(header::ACCEPT, accept)
         .header(header::CONNECTION, "close")
         .body(Full::default())?;
-    let stream = TcpStream::connect((host.as_str(), port)).await?;
-    let mut connection = if secure {
-        let connector = TlsConnector::from(tls().await?);
-        let stream = connector.connect(ServerName::try_from(host)?, stream).await?;
-        HttpConnection::open(stream).await?
-    } else {
-        HttpConnection::open(stream).await?
-    };
-    let response = connection.exchange(request, max_body).await?;
+    let response = endpoint.connect().await?.exchange(request, max_body).await?;
     match response.status() {
         StatusCode::OK => Ok(response.into_body()),
         status => Err(format!("status {}", status.as_u16()).into()),
+    }
+}
+
+/// The server of a URL.
+#[derive(Debug)]
+pub(super) struct Endpoint {
+    uri: Uri,
+    host: String,
+    port: u16,
+    secure: bool,
+}
+
+impl Endpoint {
+    /// Reads a URL, which the check of the configuration has accepted.
+    pub(super) fn of(url: &str) -> Self {
+        let uri: Uri = url.parse().unwrap_or_default();
+        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+        let secure = uri.scheme_str() == Some("https");
+        let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
+        Self { uri, host, port, secure }
+    }
+
+    /// Target of requests: path and query.
+    pub(super) fn target(&self) -> &str {
+        self.uri.path_and_query().map_or("/", |target| target.as_str())
+    }
+
+    /// Host and port, as in the URL.
+    pub(super) fn authority(&self) -> &str {
+        self.uri.authority().map_or("", |authority| authority.as_str())
+    }
+
+    /// Opens a connection.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or its certificate is not valid.
+    pub(super) async fn connect(&self) -> Result<HttpConnection, Box<dyn Error + Send + Sync>> {
+        let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
+        stream.set_nodelay(true)?;
+        if !self.secure {
+            return Ok(HttpConnection::open(stream).await?);
+        }
+        let connector = TlsConnector::from(tls().await?);
+        let stream = connector.connect(ServerName::try_from(self.host.clone())?, stream).await?;
+        Ok(HttpConnection::open(stream).await?)
     }
 }
 

@@ -17,6 +17,8 @@ pub(crate) enum AuthMethod {
     Password,
     /// By a certificate.
     Certificate,
+    /// To another server.
+    Forward,
 }
 
 /// A verified client.

@@ -197,6 +197,7 @@ pub static SECTIONS: &[&Section] = &[
     &JWT,
     &API_KEYS,
     &BASIC,
+    &FORWARD_AUTH,
     &AUTH_REQUIRE,
     &OPENAPI,
     &POOL,

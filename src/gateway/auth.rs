@@ -16,14 +16,14 @@ use moorline_http::{FieldId, RequestHead};
 pub(super) use self::refusal::AuthRefusal;
 use self::{
     credential::{Credential, CredentialCheck, Proof, Proved},
-    refusal::{denied, foreign},
+    refusal::{asks_for_login, denied, foreign},
     require::Requirements,
 };
 use super::{origins, variables::FilterFacts};
 use crate::{
     auth::{
-        self, ApiKeys, AuthFault, BoundSession, Identity, JwtVerifier, Passwords,
-        SessionIdentities, Verifiers,
+        self, ApiKeys, AuthFault, BoundSession, ForwardAuth, ForwardGrant, Identity, JwtVerifier,
+        Passwords, SessionIdentities, Verifiers,
     },
     config::{AuthConfig, OriginRules, SessionAuthConfig},
     error::{FailureKind, Phase, ProxyError, Side},
@@ -45,6 +45,7 @@ pub(super) struct AuthFilter {
     jwt: Option<Arc<JwtVerifier>>,
     api_keys: Option<ApiKeys>,
     basic: Option<Arc<Passwords>>,
+    forward: Option<Arc<ForwardAuth>>,
     require: Requirements,
     /// Pages that may use credentials that a browser adds by itself; `None`: another filter decides.
     origins: Option<OriginRules>,
@@ -79,8 +80,10 @@ impl RequestIdentity {
 /// What an authenticated request gets.
 #[derive(Debug, Default)]
 pub(super) struct AuthAdmission {
-    /// Its identity; `None`: it needs none.
+    /// Its identity; `None`: it needs none, or the server that decides names none.
     pub(super) identity: Option<Box<RequestIdentity>>,
+    /// What the server that decides has given.
+    pub(super) grant: Option<Arc<ForwardGrant>>,
 }
 
 /// Decision about a request.
@@ -101,6 +104,10 @@ struct CheckedRequest {
     session: Option<BoundSession>,
     /// Marker of a token in a subprotocol.
     subprotocol: Option<Box<str>>,
+    /// Whether the client can show a page, and follow a redirect.
+    shows_pages: bool,
+    /// Whether the client could not set fields: a browser opens a WebSocket.
+    is_bare: bool,
 }
 
 impl AuthFilter {
@@ -110,11 +117,12 @@ impl AuthFilter {
         origins: Option<OriginRules>,
         state: &AuthState,
     ) -> Arc<Self> {
-        let AuthConfig { jwt, api_keys, basic, require, session } = config;
+        let AuthConfig { jwt, api_keys, basic, forward, require, session } = config;
         Arc::new(Self {
             jwt: jwt.as_ref().map(|jwt| state.verifiers.jwt(jwt)),
             api_keys: api_keys.as_ref().map(ApiKeys::new),
             basic: basic.as_ref().map(|basic| state.verifiers.basic(basic)),
+            forward: forward.as_ref().map(|forward| state.verifiers.forward(forward)),
             require: Requirements::new(require),
             origins,
             session: *session,
@@ -136,8 +144,14 @@ impl AuthFilter {
             return AuthCheck::Done(Err(denied("the client certificate does not match")));
         }
         let session = facts.sid.and_then(|sid| self.identities.find(facts.pool, sid));
-        let mut checked = CheckedRequest { session, subprotocol: None };
-        let credential = match self.credential(request, certificate) {
+        let has = |id| request.head.has(id);
+        let mut checked = CheckedRequest {
+            session,
+            subprotocol: None,
+            shows_pages: !(facts.upgrade || facts.is_engine || wants_events(request)),
+            is_bare: facts.upgrade && !has(FieldId::Authorization) && !has(FieldId::Cookie),
+        };
+        let credential = match self.credential(request, certificate, facts) {
             Ok(credential) => credential,
             Err(fault) => return AuthCheck::Done(self.conclude(Err(fault), checked)),
         };
@@ -156,11 +170,13 @@ impl AuthFilter {
         }
     }
 
-    /// Checks the first credential that a request has: a token, an API key, a password, or a certificate.
+    /// Checks the first credential that a request has: a token, an API key, a password, whatever another server decides
+    /// by, or a certificate.
     fn credential(
         &self,
         request: &RequestHead,
         certificate: Option<&ClientCertificate>,
+        facts: &FilterFacts<'_>,
     ) -> Result<Credential, AuthFault> {
         if let Some(jwt) = &self.jwt
             && let Some((token, place)) = auth::presented(request, &jwt.config().places)?
@@ -181,6 +197,14 @@ impl AuthFilter {
                 "a password",
             ));
         }
+        if let Some(forward) = &self.forward {
+            let check = credential::ask(forward, request, facts);
+            return Ok(Credential {
+                check,
+                ambient: credential::added(request),
+                subprotocol: None,
+            });
+        }
         if self.jwt.is_some() || self.api_keys.is_some() || self.basic.is_some() {
             return Err(AuthFault::Missing);
         }
@@ -192,43 +216,75 @@ impl AuthFilter {
 
     /// Decides by the credential and by the identity of the session.
     fn conclude(&self, proved: Proved, request: CheckedRequest) -> AuthVerdict {
-        let proved = proved.and_then(|proof| match self.identities.is_revoked(&proof.identity) {
-            true => Err(AuthFault::Revoked),
-            false => Ok(proof),
+        let proved = proved.and_then(|proof| match &proof.identity {
+            Some(identity) if self.identities.is_revoked(identity) => Err(AuthFault::Revoked),
+            _ => Ok(proof),
         });
-        let CheckedRequest { session, subprotocol } = request;
+        let CheckedRequest { session, subprotocol, shows_pages, is_bare } = request;
         let Some(session) = session else {
-            let Proof { identity } = proved.map_err(|fault| self.refusal(&fault))?;
-            return self.admit(BoundSession::new(identity, &self.session), false, subprotocol);
+            let Proof { identity, grant } =
+                proved.map_err(|fault| self.refusal(fault, shows_pages))?;
+            let bound =
+                identity.map(|identity| (BoundSession::new(identity, &self.session), false));
+            return self.admit(bound, grant, subprotocol);
         };
         if session.has_ended(auth::now()) {
             let error = ProxyError::new(Side::Proxy, Phase::Select, FailureKind::SessionGone);
             return Err(error.with_source("the identity of the session has ended").into());
         }
-        let identity = match proved {
-            Ok(Proof { identity }) | Err(AuthFault::Expired(identity)) => Some(identity),
-            Err(AuthFault::Missing) => None,
-            Err(fault) => return Err(self.refusal(&fault)),
+        let Proof { identity, grant } = match proved {
+            Ok(Proof { identity: None, .. }) if !is_bare => {
+                return Err(denied("the session has an identity, and the request has none"));
+            }
+            Ok(proof) => proof,
+            Err(AuthFault::Expired(identity)) => Proof::of(identity),
+            Err(AuthFault::Missing) => Proof::default(),
+            Err(AuthFault::Refused(response)) if is_bare && asks_for_login(response.status()) => {
+                Proof::default()
+            }
+            Err(fault) => return Err(self.refusal(fault, shows_pages)),
         };
         if identity.is_some_and(|identity| !identity.is(&session.identity)) {
             return Err(denied("the session belongs to another identity"));
         }
-        self.admit(session, true, subprotocol)
+        self.admit(Some((session, true)), grant, subprotocol)
     }
 
-    /// Admits a request if its identity meets the conditions of the route.
+    /// Admits a request if its identity meets the conditions of the route. `bound`: with whether its session has the identity
+    /// already.
     fn admit(
         &self,
-        bound: BoundSession,
-        is_bound: bool,
+        bound: Option<(BoundSession, bool)>,
+        grant: Option<Arc<ForwardGrant>>,
         subprotocol: Option<Box<str>>,
     ) -> AuthVerdict {
-        if let Some(unmet) = self.require.unmet(&bound.identity) {
+        let nobody = Identity::default();
+        let identity = bound.as_ref().map_or(&nobody, |(bound, _)| &bound.identity);
+        if let Some(unmet) = self.require.unmet(identity) {
             return Err(denied(unmet));
         }
         let close_code = self.session.close_code;
-        let identity = RequestIdentity { bound, is_bound, close_code, subprotocol };
-        Ok(AuthAdmission { identity: Some(Box::new(identity)) })
+        let identity = bound.map(|(bound, is_bound)| {
+            Box::new(RequestIdentity { bound, is_bound, close_code, subprotocol })
+        });
+        Ok(AuthAdmission { identity, grant })
+    }
+
+    /// Gives a request the fields of the server that decides, instead of those of the client.
+    pub(super) fn copy_fields(&self, grant: Option<&ForwardGrant>, request: &mut RequestHead) {
+        let Some(forward) = &self.forward else { return };
+        let copied = &forward.config().copy;
+        if copied.is_empty() {
+            return;
+        }
+        // Otherwise, a client could remove the fields again, by naming them in `Connection`.
+        request.strip_hop_by_hop(&[FieldId::XMoorlineHops]);
+        request.head.retain(|field| {
+            !copied.iter().any(|name| auth::is_confusable(name.as_bytes(), field.name))
+        });
+        for (name, value) in grant.iter().flat_map(|grant| &grant.fields) {
+            request.head.append_named(name.as_str(), value.as_bytes());
+        }
     }
 
     /// Removes the token from the offered subprotocols: no backend may select it.
@@ -258,4 +314,12 @@ fn is_preflight(request: &RequestHead) -> bool {
     request.method == Method::OPTIONS
         && request.head.has(FieldId::Origin)
         && request.head.has(FieldId::AccessControlRequestMethod)
+}
+
+/// Whether the client wants a stream of events.
+fn wants_events(request: &RequestHead) -> bool {
+    request.head.tokens(FieldId::Accept).any(|accepted| {
+        let media_type = accepted.split(|&byte| byte == b';').next().unwrap_or_default();
+        media_type.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
+    })
 }

@@ -310,6 +310,10 @@ fn admit(
             Box::new(Interception::Answered(reply))
         }
     })?;
+    auth.copy_fields(admission.grant.as_deref(), &mut passed.request);
+    if let Some(grant) = admission.grant {
+        passed.response.get_or_insert_default().grant = Some(grant);
+    }
     if let Some(identity) = admission.identity {
         auth.strip(&identity, &mut passed.request);
         passed.response.get_or_insert_default().identity = Some(identity);
@@ -331,14 +335,14 @@ fn look_up(
             return Err(Box::new(Interception::Stored(reply, response)).into());
         }
         CacheAnswer::Forward(mut ticket) => {
-            if response.identity.is_some() {
+            if response.is_authenticated() {
                 ticket.authenticated();
             }
             response.cache = Some(ticket);
             None
         }
         CacheAnswer::Renew(reply, mut ticket) => {
-            if response.identity.is_some() {
+            if response.is_authenticated() {
                 ticket.authenticated();
             }
             let LocalReply { head, body } = reply;

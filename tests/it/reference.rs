@@ -279,6 +279,11 @@ const PLACES: &[(&str, &str)] = &[
         "ROUTE\n[routes.auth.api_keys]\nfile = \"tests/config/good/api-keys.txt\"\nLINE\nAPP",
     ),
     ("routes.auth.api_keys", "ROUTE\n[routes.auth.api_keys]\nLINE\nAPP"),
+    (
+        "routes.auth.forward",
+        "ROUTE\n[routes.auth.forward]\nurl = \"http://127.0.0.1:1/\"\nLINE\nAPP",
+    ),
+    ("routes.auth.forward", "ROUTE\n[routes.auth.forward]\nLINE\nAPP"),
     ("routes.auth.basic", "ROUTE\n[routes.auth.basic]\nLINE\nAPP"),
     (
         "routes.auth.require",

@@ -1,6 +1,7 @@
 //! `auth` of a route.
 
 mod credentials;
+mod forward;
 mod jwt;
 
 use std::time::Duration;
@@ -32,8 +33,9 @@ pub(super) fn auth(value: &TomlValue<'_>) -> Option<AuthConfig> {
     let jwt = read("jwt").map(|value| jwt::jwt(&value));
     let api_keys = read("api_keys").map(|value| credentials::api_keys(&value));
     let basic = read("basic").map(|value| credentials::basic(&value));
+    let forward = read("forward").map(|value| forward::forward(&value));
     let require = read("require").map(|value| require(&value));
-    let is_set = jwt.is_some() || api_keys.is_some() || basic.is_some();
+    let is_set = jwt.is_some() || api_keys.is_some() || basic.is_some() || forward.is_some();
     let by_certificate = match &require {
         Some(Some(RequireConfig { certificate, .. })) => {
             !matches!(certificate, None | Some(CertificateCondition::Absent))
@@ -42,7 +44,7 @@ pub(super) fn auth(value: &TomlValue<'_>) -> Option<AuthConfig> {
         None => false,
     };
     if !is_set && !by_certificate {
-        table.need("jwt", "`jwt = { keys = \"keys.pem\" }`, `api_keys` or `basic`")?;
+        table.need("jwt", "`jwt = { keys = \"keys.pem\" }`, `api_keys`, `basic` or `forward`")?;
     }
     let require = require.unwrap_or_else(|| Some(RequireConfig::default()));
     // A fault in any part refuses the whole.
@@ -50,6 +52,7 @@ pub(super) fn auth(value: &TomlValue<'_>) -> Option<AuthConfig> {
         jwt: jwt.map_or(Some(None), |jwt| jwt.map(Some))?,
         api_keys: api_keys.map_or(Some(None), |keys| keys.map(Some))?,
         basic: basic.map_or(Some(None), |basic| basic.map(Some))?,
+        forward: forward.map_or(Some(None), |forward| forward.map(Some))?,
         require: require?,
         session,
     })

@@ -43,6 +43,13 @@ pub(in crate::config) static AUTH: Section = Section {
             about: "Names and passwords of Basic authentication.",
         },
         SchemaKey {
+            name: "forward",
+            kind: Table(&FORWARD_AUTH),
+            default: Words("None"),
+            example: r#"{ url = "http://auth.internal/verify", copy = "X-User", subject = "X-User" }"#,
+            about: "Another server that decides about each request.",
+        },
+        SchemaKey {
             name: "require",
             kind: Table(&AUTH_REQUIRE),
             default: Words("Every valid identity"),
@@ -64,7 +71,7 @@ pub(in crate::config) static AUTH: Section = Section {
             about: "Status of the Close frame that ends a tunnel whose identity has expired: 1008, or 3000 to 4999.",
         },
     ],
-    notes: "At least one of `jwt`, `api_keys` and `basic` is set, or `certificate` in `require`. Of several, the first one in this order that a request \
+    notes: "At least one of `jwt`, `api_keys`, `basic` and `forward` is set, or `certificate` in `require`. Of several, the first one in this order that a request \
             has a credential for decides alone; without any, the client certificate is the identity. \
             \n\nAn Engine.IO request of a bound session may come without a token, or with an expired one: browsers cannot set fields on a \
             WebSocket. A token of another identity gets a 403. CORS preflights carry no credentials and pass.",
@@ -199,6 +206,68 @@ pub(in crate::config) static BASIC: Section = Section {
     }],
     notes: "A password is hashed on a separate thread, at most two at a time in the process. A password that was right is not hashed again \
             for 60 s. A client that waits for more than 5 s gets a 503: limit the route by `client`.",
+};
+
+pub(in crate::config) static FORWARD_AUTH: Section = Section {
+    name: "routes.auth.forward",
+    heading: "`forward` of `auth`",
+    about: "The server gets a GET request with the fields of the client's request, without its body, and with `X-Forwarded-Method`, \
+            `X-Forwarded-Proto`, `X-Forwarded-Host`, `X-Forwarded-Uri`, `X-Forwarded-For`, `X-Original-URI`, `X-Original-URL`, `X-Original-Method` and `X-Request-Id`. A 2xx \
+            lets the request pass.",
+    keys: &[
+        SchemaKey {
+            name: "url",
+            kind: Text("URL"),
+            default: Required,
+            example: r#""http://auth.internal/verify""#,
+            about: "URL of the server. It gets the credentials of clients: use `http` only within a trusted network.",
+        },
+        SchemaKey {
+            name: "send",
+            kind: WORDS,
+            default: Words("All but those of the connection, the body and conditions"),
+            example: r#"["Authorization", "Cookie"]"#,
+            about: "Fields of the client's request that the server gets.",
+        },
+        SchemaKey {
+            name: "copy",
+            kind: WORDS,
+            default: Words("None"),
+            example: r#"["X-User", "X-Roles"]"#,
+            about: "Fields of the response that the backend gets. Those of the client with these names are removed.",
+        },
+        SchemaKey {
+            name: "copy_back",
+            kind: WORDS,
+            default: Words("None"),
+            example: r#""Set-Cookie""#,
+            about: "Fields of the response that the client gets with the response of the backend.",
+        },
+        SchemaKey {
+            name: "subject",
+            kind: Text("name of a field"),
+            default: Words("None: sessions have no identity"),
+            example: r#""X-User""#,
+            about: "Field of the response that names the client. Sessions and tunnels are bound to it.",
+        },
+        SchemaKey {
+            name: "timeout",
+            kind: Duration("1ms", "30s"),
+            default: Value(r#""5s""#),
+            example: r#""2s""#,
+            about: "Deadline of a decision. Later, the client gets a 503.",
+        },
+        SchemaKey {
+            name: "cache",
+            kind: Duration("0s", "1m"),
+            default: Value(r#""0s""#),
+            example: r#""10s""#,
+            about: "Time in whole seconds for which requests pass without another question if the server would see no difference, except in `t` and `sid` of \
+                    Engine.IO.",
+        },
+    ],
+    notes: "A 3xx or 4xx goes to the client with its body and its `Location`, `Set-Cookie` and `WWW-Authenticate`. Engine.IO requests, WebSockets and event \
+            streams get a 401 instead of a redirect. Any other response, or none, is a 503.",
 };
 
 pub(in crate::config) static AUTH_REQUIRE: Section = Section {

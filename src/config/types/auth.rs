@@ -15,6 +15,8 @@ pub struct AuthConfig {
     pub api_keys: Option<ApiKeysConfig>,
     /// Passwords of Basic authentication; `None`: not accepted.
     pub basic: Option<BasicConfig>,
+    /// Another server that decides; `None`: none.
+    pub forward: Option<ForwardAuthConfig>,
     /// Conditions of the identity.
     pub require: RequireConfig,
     /// What happens with sessions whose identity has expired.
@@ -133,6 +135,25 @@ impl fmt::Debug for BasicConfig {
     }
 }
 
+/// Another server that decides about requests.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ForwardAuthConfig {
+    /// Its URL.
+    pub url: String,
+    /// Names of the fields that it gets; `None`: all that describe the request.
+    pub send: Option<Vec<String>>,
+    /// Names of the fields of its response that the backend gets. The client's are removed.
+    pub copy: Vec<String>,
+    /// Names of the fields of its response that the client gets with the response of the backend.
+    pub copy_back: Vec<String>,
+    /// Name of the field of its response that names the client.
+    pub subject: Option<String>,
+    /// Deadline of a decision.
+    pub timeout: Duration,
+    /// Time for which a decision to let a request pass is kept; 0: not at all.
+    pub cache: Duration,
+}
+
 /// Conditions that an identity must meet, besides being valid.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RequireConfig {
@@ -183,7 +204,10 @@ pub struct SessionAuthConfig {
 impl AuthConfig {
     /// Whether the route accepts a credential in requests.
     pub fn has_credentials(&self) -> bool {
-        self.jwt.is_some() || self.api_keys.is_some() || self.basic.is_some()
+        self.jwt.is_some()
+            || self.api_keys.is_some()
+            || self.basic.is_some()
+            || self.forward.is_some()
     }
 
     /// Returns the names of the query parameters that carry secrets.

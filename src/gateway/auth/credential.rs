@@ -2,17 +2,23 @@
 
 use std::{borrow::Cow, future::Future, pin::Pin, sync::Arc};
 
+use moorline_http::{FieldId, RequestHead};
+
 use crate::{
     auth::{
-        self, AuthFault, AuthMethod, Identity, JwtVerifier, PasswordCheck, Passwords, TokenCheck,
+        self, AuthFault, AuthMethod, ForwardAnswer, ForwardAuth, ForwardFacts, ForwardGrant,
+        Identity, JwtVerifier, PasswordCheck, Passwords, TokenCheck,
     },
     config::TokenPlace,
+    gateway::variables::FilterFacts,
     net::tls::ClientCertificate,
 };
 
-/// What a credential proves.
+/// What a credential proves: an identity, what the server that decides has given, or both.
+#[derive(Default)]
 pub(super) struct Proof {
-    pub(super) identity: Arc<Identity>,
+    pub(super) identity: Option<Arc<Identity>>,
+    pub(super) grant: Option<Arc<ForwardGrant>>,
 }
 
 /// Result of the check of a credential alone.
@@ -52,7 +58,7 @@ impl Credential {
 
 impl Proof {
     pub(super) fn of(identity: Arc<Identity>) -> Self {
-        Self { identity }
+        Self { identity: Some(identity), grant: None }
     }
 }
 
@@ -75,6 +81,43 @@ pub(super) fn check_password(passwords: &Arc<Passwords>, credentials: &[u8]) -> 
             CredentialCheck::Waits(Box::pin(async move { work.done().await.map(Proof::of) }))
         }
     }
+}
+
+/// Asks another server, unless it has decided about a request like this a short while ago.
+pub(super) fn ask(
+    forward: &Arc<ForwardAuth>,
+    request: &RequestHead,
+    facts: &FilterFacts<'_>,
+) -> CredentialCheck {
+    let FilterFacts { client, secure, host, id, method, path, query, is_engine, .. } = *facts;
+    let about = ForwardFacts { client, secure, host, method, path, query, is_engine, id };
+    let granted = |grant: Arc<ForwardGrant>| {
+        let identity = grant.identity.clone();
+        Ok(Proof { identity, grant: Some(grant) })
+    };
+    let question = match forward.decide(request, &about) {
+        Ok(grant) => return CredentialCheck::Done(granted(grant)),
+        Err(question) => question,
+    };
+    let forward = Arc::clone(forward);
+    CredentialCheck::Waits(Box::pin(async move {
+        match forward.ask(question).await {
+            ForwardAnswer::Allowed(grant) => granted(grant),
+            ForwardAnswer::Refused(response) => Err(AuthFault::Refused(Box::new(response))),
+            ForwardAnswer::Unavailable(reason) => Err(AuthFault::Undecided(reason.into())),
+        }
+    }))
+}
+
+/// What a request has that browsers add to the requests of every page.
+pub(super) fn added(request: &RequestHead) -> Option<&'static str> {
+    if request.head.has(FieldId::Cookie) {
+        return Some("a cookie");
+    }
+    let mut credentials = request.head.all(FieldId::Authorization);
+    let is_bearer =
+        |value: &[u8]| value.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"bearer "));
+    (!credentials.all(is_bearer)).then_some("a password")
 }
 
 /// The identity of a certificate that the TLS handshake has verified.

@@ -1,10 +1,13 @@
 //! What a client gets that is not admitted.
 
+use bytes::Bytes;
+use http::{Response, StatusCode};
+
 use super::AuthFilter;
 use crate::{
     auth::AuthFault,
     error::{FailureKind, Phase, ProxyError, Side},
-    gateway::local::LocalReply,
+    gateway::{body::ReplyBody, local::LocalReply},
 };
 
 /// Seconds until a client should try again while credentials cannot be checked.
@@ -31,7 +34,6 @@ pub(in crate::gateway) enum AuthRefusal {
     /// It has failed.
     Failed(ProxyError),
     /// It gets this reply.
-    #[expect(dead_code, reason = "for methods that answer themselves")]
     Answered(LocalReply),
 }
 
@@ -43,21 +45,35 @@ impl From<ProxyError> for Box<AuthRefusal> {
 
 impl AuthFilter {
     /// What follows from a fault of a credential.
-    pub(super) fn refusal(&self, fault: &AuthFault) -> Box<AuthRefusal> {
+    pub(super) fn refusal(&self, fault: AuthFault, shows_pages: bool) -> Box<AuthRefusal> {
+        match fault {
+            AuthFault::Refused(response) if shows_pages => {
+                Box::new(AuthRefusal::Answered(relayed(*response)))
+            }
+            // Other clients follow no redirect, and need the error replies of their protocol.
+            AuthFault::Refused(ref response) if !asks_for_login(response.status()) => {
+                denied(fault.to_string())
+            }
+            fault => self.failure(&fault).into(),
+        }
+    }
+
+    fn failure(&self, fault: &AuthFault) -> ProxyError {
         let is_missing = matches!(fault, AuthFault::Missing);
         let challenge = match (&self.jwt, &self.basic) {
             (Some(_), Some(_)) => BOTH,
             (Some(_), None) if is_missing => BEARER,
             (Some(_), None) => INVALID,
             (None, Some(_)) => BASIC,
-            (None, None) => API_KEY,
+            (None, None) if self.api_keys.is_some() => API_KEY,
+            (None, None) => BEARER,
         };
         let (kind, retry_after) = match fault.is_ours() {
             true => (FailureKind::AuthUnavailable, Some(RETRY_AFTER)),
             false => (FailureKind::Unauthenticated(challenge), None),
         };
         let error = ProxyError::new(Side::Proxy, Phase::Select, kind);
-        ProxyError { retry_after, ..error.with_source(fault.to_string()) }.into()
+        ProxyError { retry_after, ..error.with_source(fault.to_string()) }
     }
 }
 
@@ -75,4 +91,20 @@ pub(super) fn foreign(origin: &str, what: &str) -> Box<AuthRefusal> {
     );
     let error = ProxyError::new(Side::Proxy, Phase::Select, FailureKind::OriginDenied);
     error.with_source(reason).into()
+}
+
+/// Whether a status asks the client to log in.
+pub(super) fn asks_for_login(status: StatusCode) -> bool {
+    status.is_redirection() || status == StatusCode::UNAUTHORIZED
+}
+
+/// The response of another server as the reply to the client.
+fn relayed(response: Response<Bytes>) -> LocalReply {
+    let (parts, body) = response.into_parts();
+    let mut reply = LocalReply::new(parts.status);
+    for (name, value) in &parts.headers {
+        reply.fields().append_named(name.as_str(), value.as_bytes());
+    }
+    reply.body = ReplyBody::Bytes(body);
+    reply
 }

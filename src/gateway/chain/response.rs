@@ -8,7 +8,7 @@ use http::StatusCode;
 use moorline_http::{BodyLength, FieldId, ResponseHead};
 
 use crate::{
-    auth::Identity,
+    auth::{ForwardGrant, Identity},
     config::Timeouts,
     gateway::{
         auth::RequestIdentity,
@@ -42,6 +42,8 @@ pub(crate) struct ResponseFilters {
     /// The reply, if the response of the backend is only for the cache.
     pub(super) stale: Option<Box<(ResponseHead, Bytes)>>,
     pub(super) identity: Option<Box<RequestIdentity>>,
+    /// What a server that decides about requests has given.
+    pub(super) grant: Option<Arc<ForwardGrant>>,
 }
 
 impl ResponseFilters {
@@ -55,6 +57,7 @@ impl ResponseFilters {
         self.slots.retain(LimitSlot::is_tunnel);
         (self.edits, self.cors, self.limits) = (None, None, Vec::new());
         (self.compression, self.transform, self.cache) = (None, None, None);
+        self.grant = None;
         (!self.slots.is_empty()).then_some(self)
     }
 
@@ -90,6 +93,9 @@ impl ResponseFilters {
         if let Some(edits) = &self.edits {
             edits.apply(&mut head.head);
         }
+        for (name, value) in self.grant.iter().flat_map(|grant| &grant.back) {
+            head.head.append_named(name.as_str(), value.as_bytes());
+        }
         LimitReport::write(&self.limits, &mut head.head);
         if let Some(grant) = &self.cors {
             grant.apply(&mut head.head);
@@ -105,6 +111,11 @@ impl ResponseFilters {
     /// The identity of the request, and what follows for its session.
     pub(crate) fn request_identity(&self) -> Option<&RequestIdentity> {
         self.identity.as_deref()
+    }
+
+    /// Whether a credential of the request was accepted.
+    pub(super) fn is_authenticated(&self) -> bool {
+        self.identity.is_some() || self.grant.is_some()
     }
 
     pub(super) fn identity(&self) -> Option<&Arc<Identity>> {

@@ -1,6 +1,7 @@
 //! Tokens: which requests reach a backend, and what becomes of sessions.
 
 mod credentials;
+mod forward;
 mod issuer;
 mod keys;
 mod origins;

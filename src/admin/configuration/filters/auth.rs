@@ -4,13 +4,13 @@ use serde_json::{Value, json};
 
 use super::super::conditions;
 use crate::config::{
-    ApiKeysConfig, AuthConfig, BasicConfig, JWT_ALGORITHMS, JwtConfig, KeySource, RequireConfig,
-    SessionAuthConfig,
+    ApiKeysConfig, AuthConfig, BasicConfig, ForwardAuthConfig, JWT_ALGORITHMS, JwtConfig,
+    KeySource, RequireConfig, SessionAuthConfig,
 };
 
 /// Returns the authentication of a route.
 pub(super) fn json(auth: &AuthConfig) -> Value {
-    let AuthConfig { jwt, api_keys, basic, require, session } = auth;
+    let AuthConfig { jwt, api_keys, basic, forward, require, session } = auth;
     let SessionAuthConfig { grace, close_code } = session;
     json!({
         "jwt": jwt.as_ref().map(tokens),
@@ -23,9 +23,23 @@ pub(super) fn json(auth: &AuthConfig) -> Value {
             "file": path,
             "users": users.len(),
         })),
+        "forward": forward.as_ref().map(forwarded),
         "require": requirements(require),
         "grace": grace.as_secs_f64(),
         "close_code": close_code,
+    })
+}
+
+fn forwarded(forward: &ForwardAuthConfig) -> Value {
+    let ForwardAuthConfig { url, send, copy, copy_back, subject, timeout, cache } = forward;
+    json!({
+        "url": crate::config::url_without_secrets(url),
+        "send": send,
+        "copy": copy,
+        "copy_back": copy_back,
+        "subject": subject,
+        "timeout": timeout.as_secs_f64(),
+        "cache": cache.as_secs_f64(),
     })
 }
 
