@@ -15,6 +15,7 @@ pub mod check;
 mod conditions;
 mod content;
 mod defaults;
+mod documents;
 mod drain;
 mod environment;
 mod error_pages;
@@ -31,6 +32,7 @@ mod machine;
 mod merge;
 mod names;
 mod networks;
+mod operations;
 pub mod path;
 mod places;
 mod pools;
@@ -53,6 +55,7 @@ mod types;
 mod value;
 mod verification_keys;
 pub mod warnings;
+mod written;
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -67,6 +70,24 @@ pub use self::proxy_out::{ProxyOut, Tlv, Tlvs};
 pub(crate) use self::sources::url_without_secrets;
 pub use self::template::{Template, TemplatePiece, Variable};
 pub use self::types::*;
+pub use self::written::WrittenRoute;
+/// Returns the URL of the keys, if an answer is the metadata of an OpenID provider (OpenID Connect Discovery 1.0 §3).
+///
+/// # Errors
+/// Its URL may not be used, or it names another issuer than its own URL; with the reason.
+pub(crate) fn key_url_of_provider(url: &str, answer: &[u8]) -> Result<Option<String>, String> {
+    let Some(issuer) = url.strip_suffix("/.well-known/openid-configuration") else {
+        return Ok(None);
+    };
+    let metadata: serde_json::Value =
+        serde_json::from_slice(answer).map_err(|_| "the metadata is not JSON".to_owned())?;
+    if metadata["issuer"].as_str() != Some(issuer) {
+        return Err("the metadata names another issuer".to_owned());
+    }
+    let keys = metadata["jwks_uri"].as_str().ok_or("the metadata has no `jwks_uri`")?;
+    filters::key_url(keys).map(Some).map_err(|wrong| wrong.message)
+}
+
 /// Reads the public keys of a JWK set from a URL. Secrets in it do not count: it is public.
 ///
 /// # Errors

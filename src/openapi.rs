@@ -20,6 +20,7 @@ mod parameter;
 mod path;
 mod places;
 mod references;
+mod rules;
 mod schemas;
 
 pub(crate) use self::{
@@ -27,5 +28,7 @@ pub(crate) use self::{
     fault::{ApiDocumentFault, RequestFault, RequestRefusal},
     operation::{ApiOperation, RequestParts},
     parameter::query_values,
-    path::without_base,
+    path::{PathTemplate, without_base},
+    places::{PlacedContent, PlacedNode},
+    rules::{ApiRules, RuleReading, RuleSet, SchemeKind, SecurityRule, SecurityScheme},
 };

@@ -219,6 +219,7 @@ fn route(route: &RouteConfig) -> Value {
         timeouts,
         error_pages: pages,
         filters,
+        written: _,
     } = route;
     let (redirect, respond) = match target {
         RouteTo::Pool(_) | RouteTo::Split(_) | RouteTo::Files(_) => (None, None),

@@ -20,6 +20,9 @@ use crate::config::{self, VerificationKey, url_without_secrets};
 /// Maximum size of a JWK set.
 const MAX_SET: usize = 256 << 10;
 
+/// Types of a set of keys, and of the metadata of a provider.
+const ACCEPT: &str = "application/jwk-set+json, application/json";
+
 /// Least time between two fetches because of unknown key ids: every client can invent one.
 const UNKNOWN_PAUSE: Duration = Duration::from_secs(30);
 
@@ -151,8 +154,10 @@ impl RemoteKeys {
     }
 
     async fn fetch(&self) -> Result<Vec<VerificationKey>, String> {
-        let accept = "application/jwk-set+json, application/json";
-        let answer = fetch(&self.url, accept, MAX_SET, self.timeout).await?;
+        let mut answer = fetch(&self.url, ACCEPT, MAX_SET, self.timeout).await?;
+        if let Some(url) = config::key_url_of_provider(&self.url, &answer)? {
+            answer = fetch(&url, ACCEPT, MAX_SET, self.timeout).await?;
+        }
         let keys = config::verification_keys_of_set(&answer)?;
         match keys.is_empty() {
             true => Err("the JWK set has no key that can verify tokens".to_owned()),

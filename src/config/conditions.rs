@@ -8,6 +8,7 @@ use super::{
     filters::whole_path,
     networks, schema,
 };
+use crate::openapi::PathTemplate;
 
 /// Bytes of a SHA-256 fingerprint in hex.
 const FINGERPRINT: usize = 64;
@@ -27,8 +28,10 @@ pub(super) fn conditions(route: &TomlTable<'_>) -> RouteConditions {
         client: read("client").map(|value| networks::all(&value)).unwrap_or_default(),
         certificate: read("certificate").and_then(|value| certificate(&value)),
         expression: read("cel").and_then(|value| expression(&value)),
+        path: read("path").and_then(|value| value.parsed(template)),
+        operation: None,
     };
-    let keys = ["method", "header", "query", "cookie", "client", "certificate", "cel"];
+    let keys = ["method", "header", "query", "cookie", "client", "certificate", "path", "cel"];
     if keys.iter().all(|key| read(key).is_none()) && !table.has_unknown_keys() {
         let wrong = InvalidValue::new("`match` has no condition");
         table.file().missing(table.at(), wrong.help("add one, or remove `match`"));
@@ -80,6 +83,14 @@ fn text(value: &TomlValue<'_>) -> Option<TextCondition> {
             let checked = pattern.parsed(|typed| whole_path(typed).map(|_| typed.to_owned()))?;
             Some(TextCondition::Pattern(checked))
         }
+    }
+}
+
+fn template(typed: &str) -> Result<String, InvalidValue> {
+    match PathTemplate::parse(typed) {
+        Some(_) => Ok(typed.to_owned()),
+        None => Err(InvalidValue::new(format!("invalid template of a path {}", quoted(typed)))
+            .help("begin it with a slash, and write parameters in braces: \"/rooms/{room}\"")),
     }
 }
 

@@ -16,6 +16,7 @@ pub(super) use super::value::{TomlTable, TomlValue};
 use super::{
     bytes,
     content::{Content, Reading},
+    documents::{self, KnownDocuments},
     environment,
     fault::{Fault, Faults, InvalidValue, MOST_FAULTS, SourceText, Span},
     foreign,
@@ -38,6 +39,8 @@ pub(super) struct File<'s> {
     expanded: RefCell<HashSet<usize>>,
     /// Places of values that already have a fault.
     unusable: RefCell<Vec<Span>>,
+    /// API descriptions.
+    pub(super) documents: KnownDocuments,
 }
 
 /// A fault, and what decides whether and in which order it is reported.
@@ -77,6 +80,7 @@ impl<'s> File<'s> {
             said: RefCell::default(),
             expanded: RefCell::default(),
             unusable: RefCell::default(),
+            documents: KnownDocuments::default(),
         }
     }
 
@@ -95,6 +99,8 @@ impl<'s> File<'s> {
         environment::expand(&main, &mut tree);
         let included = includes::read(&main, &tree);
         let file = main.add(&included, &mut tree, &mut parsed);
+        let documents = documents::read(&file, &tree);
+        let file = file.add_documents(&documents);
         let end = text.trim_end().len();
         let table = TomlTable::new(&file, section, end..end, &tree);
         table.fault_unknown_keys();
@@ -134,9 +140,28 @@ impl<'s> File<'s> {
         file
     }
 
+    /// Adds the texts of API descriptions.
+    fn add_documents<'a>(self, documents: &'a [Included]) -> File<'a>
+    where
+        's: 'a,
+    {
+        let mut file: File<'a> = self;
+        for Included { path, text } in documents {
+            let base = file.sources.add(SourceText::new(path, text));
+            file.documents.offsets.insert(path.clone(), base);
+        }
+        file
+    }
+
     /// The path of the main file.
     pub(super) fn main_path(&self) -> &'s Path {
         self.sources.main().path()
+    }
+
+    /// The text of an API description, and its offset.
+    pub(super) fn document(&self, path: &Path) -> Option<(&'s str, usize)> {
+        let base = *self.documents.offsets.get(path)?;
+        Some((self.sources.whole_text(base), base))
     }
 
     /// The source text of a span.
@@ -171,9 +196,19 @@ impl<'s> File<'s> {
 
     fn note(&self, at: &Span, missing: bool, fault: impl FnOnce() -> Fault) {
         if !self.is_full() && !self.is_unusable(at) {
-            let found = FoundFault { at: at.clone(), missing, fault: fault() };
-            self.found.borrow_mut().push(found);
+            let fault = fault();
+            let mut found = self.found.borrow_mut();
+            // A value may be read for several routes.
+            let is_new = |known: &FoundFault| known.at != *at || known.fault != fault;
+            if found.iter().all(is_new) {
+                found.push(FoundFault { at: at.clone(), missing, fault });
+            }
         }
+    }
+
+    /// How many faults were found.
+    pub(super) fn fault_count(&self) -> usize {
+        self.found.borrow().len()
     }
 
     /// Whether no more faults are kept, so that none need be looked for.
@@ -244,7 +279,10 @@ impl<'s> File<'s> {
         if !parsed.iter().all(ParsedFile::is_valid) {
             found.retain(|found| {
                 let (index, local) = self.sources.locate(&found.at);
-                let ParsedFile { syntax, foreign, .. } = &parsed[index];
+                let Some(ParsedFile { syntax, foreign, .. }) = parsed.get(index) else {
+                    // An API description.
+                    return !found.missing;
+                };
                 let text = self.sources.file_text(index);
                 !found.missing && foreign.is_none() && syntax.is_reliable(text, &local)
             });

@@ -4,11 +4,13 @@ use std::collections::{HashMap, HashSet};
 
 use super::{
     HostPattern, ListenerConfig, RouteConditions, RouteConfig, RouteTimeouts, RouteTo,
+    WrittenRoute,
     address::host_pattern,
     conditions, error_pages,
     fault::{InvalidValue, quoted},
     file::{TomlTable, TomlValue},
     filters::{self, throttle},
+    operations::{self, OperationRoute},
     path, reader, schema, split,
 };
 
@@ -38,8 +40,9 @@ pub(super) fn all(top: &TomlTable<'_>, listeners: &[ListenerConfig]) -> Vec<Rout
         }
         Some(pool.to_owned())
     };
-    let read = |element| route(element, check, &references, &mut seen).unwrap_or_default();
-    elements.iter().flat_map(read).collect()
+    let read =
+        |(index, element)| route(element, index, check, &references, &mut seen).unwrap_or_default();
+    elements.iter().enumerate().flat_map(read).collect()
 }
 
 /// The names of all pools; `None`: `pools` is not a table, which is reported separately.
@@ -107,15 +110,60 @@ fn only_pool(
     }
 }
 
-/// Reads one route: one for each of its hosts.
+/// Reads one route: one for each of its hosts, and more if the document of the route changes its keys.
 fn route(
     value: &TomlValue<'_>,
+    index: usize,
     pool: impl Fn(&TomlValue<'_>) -> Option<String>,
     references: &KnownListeners<'_>,
     seen: &mut SeenRoutes,
 ) -> Option<Vec<RouteConfig>> {
     let table =
         value.table(&schema::ROUTE, "a table such as `{ path = \"/\", pool = \"NAME\" }`")?;
+    let written = WrittenRoute::of(&table, index);
+    let Some(expanded) = operations::expand(&table) else {
+        let mut routes = by_host(&table, &written, &pool, references)?;
+        seen.add_all(value, &routes);
+        let name = joined(&routes);
+        share_limits(&mut routes, &name);
+        return Some(routes);
+    };
+    let file = table.file();
+    let with = |entries| {
+        let table = TomlTable::new(file, &schema::ROUTE, table.at().clone(), entries);
+        table.fault_unknown_keys();
+        by_host(&table, &written, &pool, references)
+    };
+    let before = file.fault_count();
+    let mut rest = with(&expanded.rest)?;
+    seen.add_all(value, &rest);
+    let name = joined(&rest);
+    share_limits(&mut rest, &name);
+    if file.fault_count() > before {
+        // The others would have the same faults.
+        return Some(rest);
+    }
+    let mut routes = Vec::new();
+    for OperationRoute { entries, condition, limits } in &expanded.operations {
+        let mut found = with(entries)?;
+        match limits {
+            Some(place) => share_limits(&mut found, &format!("{name} {place}")),
+            None => share_limits(&mut found, &name),
+        }
+        found.iter_mut().for_each(|route| route.conditions.operation = Some(condition.clone()));
+        routes.extend(found);
+    }
+    routes.extend(rest);
+    Some(routes)
+}
+
+/// Reads a table: a route for each of its hosts.
+fn by_host(
+    table: &TomlTable<'_>,
+    written: &WrittenRoute,
+    pool: impl Fn(&TomlValue<'_>) -> Option<String>,
+    references: &KnownListeners<'_>,
+) -> Option<Vec<RouteConfig>> {
     let hosts = match table.value("host") {
         Some(value) => value.strings(host_pattern),
         None => vec![HostPattern::Any],
@@ -124,20 +172,17 @@ fn route(
         Some(value) => value.parsed(|typed| path::prefix(typed).map(|()| typed.to_owned())),
         None => Some("/".to_owned()),
     };
-    let target = target(&table, &pool);
+    let target = target(table, &pool);
     let listeners = match table.value("listeners") {
         Some(value) => value.strings(|typed| references.check(typed)),
         None => Vec::new(),
     };
     let error_pages = table.value("error_pages").and_then(|value| error_pages::error_pages(&value));
-    let filters = filters::filters(&table);
-    let conditions = conditions::conditions(&table);
+    let filters = filters::filters(table);
+    let conditions = conditions::conditions(table);
     let path = path?;
-    for host in &hosts {
-        seen.add(value, (host, &path), (&listeners, &conditions));
-    }
     let target = target?;
-    let timeouts = timeouts(&table, &target);
+    let timeouts = timeouts(table, &target);
     let mirror = table.value("mirror").and_then(|value| split::mirror(&value, &target, &pool));
     let route = |host| RouteConfig {
         host,
@@ -149,16 +194,19 @@ fn route(
         timeouts: timeouts.clone(),
         error_pages: error_pages.clone(),
         filters: filters.clone(),
+        written: written.clone(),
     };
-    let mut routes: Vec<RouteConfig> = hosts.into_iter().map(route).collect();
-    share_limits(&mut routes);
-    Some(routes)
+    Some(hosts.into_iter().map(route).collect())
+}
+
+/// The routes of one table, for the names of what they share.
+fn joined(routes: &[RouteConfig]) -> String {
+    routes.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
 }
 
 /// Makes the routes of one table count their limits together.
-fn share_limits(routes: &mut [RouteConfig]) {
-    let name = routes.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
-    routes.iter_mut().for_each(|route| throttle::in_route(&mut route.filters.limits, &name));
+fn share_limits(routes: &mut [RouteConfig], name: &str) {
+    routes.iter_mut().for_each(|route| throttle::in_route(&mut route.filters.limits, name));
 }
 
 /// Reads `timeouts`, which need a pool.
@@ -229,6 +277,12 @@ struct SeenRoutes(HashMap<(HostPattern, String), Vec<SeenRoute>>);
 type SeenRoute = (Vec<String>, RouteConditions, usize);
 
 impl SeenRoutes {
+    fn add_all(&mut self, value: &TomlValue<'_>, routes: &[RouteConfig]) {
+        for route in routes {
+            self.add(value, (&route.host, &route.path), (&route.listeners, &route.conditions));
+        }
+    }
+
     /// Adds a route. A route for the same requests is a fault.
     fn add(
         &mut self,

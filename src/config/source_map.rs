@@ -54,6 +54,11 @@ impl<'s> SourceMap<'s> {
         mapped.source.line(offset - mapped.base)
     }
 
+    /// The text that begins at an offset.
+    pub(super) fn whole_text(&self, base: usize) -> &'s str {
+        self.mapped(base).source.text()
+    }
+
     /// The source text of a span.
     pub(super) fn text(&self, at: &Span) -> &'s str {
         let mapped = self.mapped(at.start);

@@ -29,7 +29,7 @@ pub use self::{
         BodyChange, CompressConfig, ContentCoding, DecompressConfig, FilesConfig, TransformConfig,
     },
     cache::{CacheConfig, CacheStoreConfig},
-    conditions::{CertificateCondition, RouteConditions, TextCondition},
+    conditions::{CertificateCondition, OperationCondition, RouteConditions, TextCondition},
     discovery::{BackendSource, Dns, HttpSource},
     gateway::{
         AddressRules, CorsConfig, FilterConfig, HeaderEdits, MaintenanceConfig, OriginPattern,

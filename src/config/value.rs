@@ -40,6 +40,10 @@ impl<'t> TomlTable<'t> {
         self.file
     }
 
+    pub(super) fn entries(&self) -> &'t DeTable<'t> {
+        self.entries
+    }
+
     /// Its place: its header, braces or first key.
     pub(super) fn at(&self) -> &Span {
         &self.at

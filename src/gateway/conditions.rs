@@ -9,17 +9,19 @@ use std::{collections::HashMap, fmt, net::IpAddr};
 
 use http::Method;
 use ipnet::IpNet;
-use moorline_http::RequestHead;
+use moorline_http::{FieldId, RequestHead};
 
 pub(super) use self::text::TextMatch;
 use self::text::{cookies, parameters};
 use super::addresses;
 use crate::{
     config::{
-        CertificateCondition, RouteConditions, SplitPool, TextCondition,
+        CertificateCondition, OperationCondition, RouteConditions, SplitPool, TextCondition,
         expression::{Expression, ExpressionError, ExpressionInput},
+        path,
     },
     net::tls::ClientCertificate,
+    openapi::{PathTemplate, without_base},
 };
 
 /// The conditions of a route. A request follows the route if it meets each of them.
@@ -31,6 +33,9 @@ pub(crate) struct Conditions {
     certificate: Option<CertificateMatch>,
     /// The expression; `None` within: it is not valid, which the check of the configuration rules out.
     expression: Option<Option<Box<Expression>>>,
+    /// The template of the path; `None` within: it is not valid, which the check of the configuration rules out.
+    path: Option<Option<PathTemplate>>,
+    operation: Option<OperationCondition>,
 }
 
 /// A condition of a header field, a query parameter or a cookie.
@@ -105,6 +110,10 @@ pub(crate) enum UnmetCondition {
     Client,
     /// The client's certificate.
     Certificate,
+    /// The path.
+    Path,
+    /// The operation of the API description.
+    Operation,
     /// The expression is false.
     Expression,
     /// The expression has no result.
@@ -117,8 +126,17 @@ impl Conditions {
         if config.is_empty() {
             return None;
         }
-        let RouteConditions { methods, headers, query, cookies, client, certificate, expression } =
-            config;
+        let RouteConditions {
+            methods,
+            headers,
+            query,
+            cookies,
+            client,
+            certificate,
+            expression,
+            path,
+            operation,
+        } = config;
         let kinds =
             [(TextKind::Header, headers), (TextKind::Query, query), (TextKind::Cookie, cookies)];
         let texts = kinds.into_iter().flat_map(|(kind, texts)| NamedText::all(kind, texts));
@@ -129,6 +147,8 @@ impl Conditions {
             client: client.clone().into(),
             certificate: certificate.as_ref().map(CertificateMatch::new),
             expression: expression.as_ref().map(|text| Expression::new(text).map(Box::new)),
+            path: path.as_deref().map(PathTemplate::parse),
+            operation: operation.clone(),
         })
     }
 
@@ -136,6 +156,18 @@ impl Conditions {
     pub(crate) fn unmet(&self, facts: &RouteFacts<'_>) -> Option<UnmetCondition> {
         if !self.methods.is_empty() && !self.methods.contains(&facts.request.method) {
             return Some(UnmetCondition::Method);
+        }
+        if let Some(template) = &self.path
+            && !readings(facts.request.path(), |path| {
+                template.as_ref().is_some_and(|template| template.matches(path))
+            })
+        {
+            return Some(UnmetCondition::Path);
+        }
+        if let Some(operation) = &self.operation
+            && !readings(facts.request.path(), |path| is_operation(operation, facts.request, path))
+        {
+            return Some(UnmetCondition::Operation);
         }
         if let Some(text) = self.texts.iter().find(|text| !text.is_met(facts.request)) {
             return Some(UnmetCondition::Text(text.kind, text.name.clone()));
@@ -159,6 +191,28 @@ impl Conditions {
             Err(error) => Some(UnmetCondition::NotEvaluated(error)),
         }
     }
+}
+
+/// Whether a condition holds for a path in its normal form, or in the form that some backends read instead.
+fn readings(path: &str, meets: impl Fn(&str) -> bool) -> bool {
+    let normal = path::normal(path);
+    meets(&normal) || path::second_reading(&normal).is_some_and(|other| meets(&other))
+}
+
+/// Whether a request is one of these operations. A CORS preflight is the operation that it asks for.
+fn is_operation(condition: &OperationCondition, request: &RequestHead, path: &str) -> bool {
+    let document = condition.description.document();
+    let below = match &condition.base {
+        Some(base) => without_base(path, base),
+        None => document.below_server(path),
+    };
+    let wanted = request.head.only(FieldId::AccessControlRequestMethod);
+    let wanted = wanted.filter(|_| request.method == Method::OPTIONS);
+    let wanted = wanted.and_then(|method| Method::from_bytes(method).ok());
+    let find = |method: &Method| document.find(method, below?).ok();
+    // An operation of its own decides: a field that every client can set must not choose other rules.
+    let found = find(&request.method).or_else(|| find(&wanted?));
+    found.is_some_and(|found| condition.operations.binary_search(&found.index).is_ok())
 }
 
 impl NamedText {
@@ -271,6 +325,8 @@ impl fmt::Display for UnmetCondition {
             Self::Text(kind, name) => write!(f, "the {kind} {name} does not match"),
             Self::Client => f.write_str("the client is in another network"),
             Self::Certificate => f.write_str("the client certificate does not match"),
+            Self::Path => f.write_str("the path does not match the template"),
+            Self::Operation => f.write_str("the request is another operation"),
             Self::Expression => f.write_str("the expression is false"),
             Self::NotEvaluated(error) => write!(f, "the expression has no result: {error}"),
         }

@@ -10,6 +10,7 @@ use super::{
     operation::{ApiOperation, escape},
     path::{PathTemplate, without_base},
     places, references,
+    rules::{ApiRules, RuleReading},
     schemas::SchemaCompiler,
 };
 
@@ -64,16 +65,28 @@ pub(crate) struct OperationMatch<'a> {
 }
 
 impl ApiDocument {
-    /// Parses a document in YAML or JSON.
+    #[cfg(test)]
+    pub(crate) fn parse(text: &str) -> Result<Self, Vec<ApiDocumentFault>> {
+        Self::parse_with_rules(text, RuleReading::Extensions).map(|(document, _)| document)
+    }
+
+    /// Parses a document in YAML or JSON, with its rules about routes.
     ///
     /// # Errors
     /// Its faults, with their places in the text.
-    pub(crate) fn parse(text: &str) -> Result<Self, Vec<ApiDocumentFault>> {
+    pub(crate) fn parse_with_rules(
+        text: &str,
+        reading: RuleReading,
+    ) -> Result<(Self, ApiRules), Vec<ApiDocumentFault>> {
         let value = match value(text) {
             Ok(value) => value,
             Err(fault) => return Err(vec![fault]),
         };
-        Self::read(value).map_err(|mut faults| {
+        let read = Self::read(&value).and_then(|document| {
+            let rules = ApiRules::read(&Source { value: &value }, text, &document, reading)?;
+            Ok((document, rules))
+        });
+        read.map_err(|mut faults| {
             faults.truncate(MOST_FAULTS);
             for fault in &mut faults {
                 fault.place = places::place(text, &fault.at);
@@ -83,14 +96,14 @@ impl ApiDocument {
         })
     }
 
-    fn read(value: Value) -> Result<Self, Vec<ApiDocumentFault>> {
-        let is_30 = is_version_30(&value).map_err(|fault| vec![fault])?;
-        references::check(&value)?;
-        let source = Source { value: &value };
-        let compiler = SchemaCompiler::new(&value, is_30).map_err(|fault| vec![fault])?;
+    fn read(value: &Value) -> Result<Self, Vec<ApiDocumentFault>> {
+        let is_30 = is_version_30(value).map_err(|fault| vec![fault])?;
+        references::check(value)?;
+        let source = Source { value };
+        let compiler = SchemaCompiler::new(value, is_30).map_err(|fault| vec![fault])?;
         let mut faults = Vec::new();
         let operations = source.operations(&compiler, &mut faults);
-        let servers = servers(&value).unwrap_or_else(|fault| {
+        let servers = servers(value).unwrap_or_else(|fault| {
             faults.push(fault);
             Vec::new()
         });
@@ -151,7 +164,7 @@ impl ApiDocument {
 }
 
 /// Reads the text of a document.
-fn value(text: &str) -> Result<Value, ApiDocumentFault> {
+pub(super) fn value(text: &str) -> Result<Value, ApiDocumentFault> {
     if text.len() > LARGEST {
         let message = format!("the document has more than {LARGEST} bytes");
         return Err(ApiDocumentFault::new("", message).help("describe fewer operations in it"));

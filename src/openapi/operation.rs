@@ -30,6 +30,8 @@ pub(crate) struct ApiOperation {
     /// The path, as in the document.
     pub(crate) path: String,
     pub(super) template: PathTemplate,
+    /// JSON pointers of its path and of the operation itself.
+    pub(super) places: [String; 2],
     parameters: Vec<Parameter>,
     body: Option<BodyRule>,
 }
@@ -103,6 +105,7 @@ impl ApiOperation {
             method,
             path: template.text.clone(),
             template,
+            places: [path_item.to_owned(), at],
             parameters,
             body,
         })

@@ -4,7 +4,7 @@ use percent_encoding::percent_decode_str;
 
 /// A path template.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct PathTemplate {
+pub(crate) struct PathTemplate {
     /// As in the document.
     pub(super) text: String,
     segments: Vec<TemplateSegment>,
@@ -22,7 +22,7 @@ enum TemplateSegment {
 
 impl PathTemplate {
     /// Parses a template; `None`: it does not begin with a slash, or its braces are not paired.
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let rest = text.strip_prefix('/')?;
         let segments = rest.split('/').map(segment).collect::<Option<_>>()?;
         Some(Self { text: text.to_owned(), segments })
@@ -49,8 +49,14 @@ impl PathTemplate {
         self.segments.len()
     }
 
+    /// Whether a whole path matches.
+    pub(crate) fn matches(&self, path: &str) -> bool {
+        let segments: Vec<&str> = path.strip_prefix('/').unwrap_or(path).split('/').collect();
+        self.match_path(&segments).is_some()
+    }
+
     /// Returns the values of the parameters, decoded; `None`: the path does not match. `segments` are those of the path.
-    pub(super) fn match_path<'t>(&'t self, segments: &[&str]) -> Option<Vec<(&'t str, String)>> {
+    pub(crate) fn match_path<'t>(&'t self, segments: &[&str]) -> Option<Vec<(&'t str, String)>> {
         if segments.len() != self.segments.len() {
             return None;
         }

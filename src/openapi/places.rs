@@ -4,7 +4,8 @@
 
 use std::{fmt, ops::Range};
 
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
 use serde_saphyr::{Location, Options, Spanned, budget, options};
 
 /// Deepest nesting of a document.
@@ -25,7 +26,7 @@ pub(super) fn place(text: &str, pointer: &str) -> Option<Range<usize>> {
         let name = name.replace("~1", "/").replace("~0", "~");
         let Some((at, next)) = value.value.member(&name) else { break };
         let at = match next.value {
-            PlacedValue::Scalar => &next.referenced,
+            PlacedValue::Scalar(_) => &next.referenced,
             _ => at,
         };
         found = range(at).or(found);
@@ -52,9 +53,89 @@ pub(super) fn start(text: &str, location: &Location) -> Option<Range<usize>> {
     Some(at..at + 1)
 }
 
-/// A value, as far as the places of its parts matter.
+/// A part of a document, with its place in the text.
+#[derive(Clone, Debug)]
+pub(crate) struct PlacedNode {
+    /// The name of a member, or the start of an element.
+    pub(crate) key: Range<usize>,
+    /// The value.
+    pub(crate) at: Range<usize>,
+    /// What it is.
+    pub(crate) content: PlacedContent,
+}
+
+/// The value of a [`PlacedNode`].
+#[derive(Clone, Debug)]
+pub(crate) enum PlacedContent {
+    /// Null, a boolean, a number or a string.
+    Scalar(Value),
+    /// An array.
+    Elements(Vec<PlacedNode>),
+    /// An object.
+    Members(Vec<(String, PlacedNode)>),
+}
+
+/// All values of a document, with their places.
+pub(crate) struct PlacedDocument(Spanned<PlacedValue>);
+
+impl PlacedDocument {
+    /// Reads a text again, with the places; `None`: it is JSON that is not YAML, so that no place is known.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        serde_saphyr::from_str_with_options(text, limits()).ok().map(Self)
+    }
+
+    /// Returns the part that a JSON pointer names.
+    pub(super) fn part(&self, pointer: &str) -> Option<PlacedNode> {
+        let mut found = (&self.0.referenced, &self.0);
+        for name in pointer.split('/').skip(1) {
+            let name = name.replace("~1", "/").replace("~0", "~");
+            found = found.1.value.member(&name)?;
+        }
+        Some(PlacedNode::of(found.0, found.1))
+    }
+}
+
+impl PlacedNode {
+    fn of(key: &Location, value: &Spanned<PlacedValue>) -> Self {
+        let content = match &value.value {
+            PlacedValue::Scalar(scalar) => PlacedContent::Scalar(scalar.clone()),
+            PlacedValue::Elements(elements) => PlacedContent::Elements(
+                elements.iter().map(|element| Self::of(&element.referenced, element)).collect(),
+            ),
+            PlacedValue::Members(members) => PlacedContent::Members(
+                members
+                    .iter()
+                    .map(|(key, value)| (key.value.clone(), Self::of(&key.referenced, value)))
+                    .collect(),
+            ),
+        };
+        let key = range(key).unwrap_or_default();
+        let at = match content {
+            PlacedContent::Scalar(_) => range(&value.referenced).unwrap_or_else(|| key.clone()),
+            // The place of a block is all of its lines.
+            _ => key.clone(),
+        };
+        Self { key, at, content }
+    }
+
+    /// A value without places.
+    pub(super) fn without_place(value: &Value) -> Self {
+        let content = match value {
+            Value::Array(elements) => {
+                PlacedContent::Elements(elements.iter().map(Self::without_place).collect())
+            }
+            Value::Object(members) => PlacedContent::Members(
+                members.iter().map(|(key, value)| (key.clone(), Self::without_place(value))).collect(),
+            ),
+            scalar => PlacedContent::Scalar(scalar.clone()),
+        };
+        Self { key: 0..0, at: 0..0, content }
+    }
+}
+
+/// A value while it is read.
 enum PlacedValue {
-    Scalar,
+    Scalar(Value),
     Elements(Vec<Spanned<PlacedValue>>),
     Members(Vec<(Spanned<String>, Spanned<PlacedValue>)>),
 }
@@ -63,7 +144,7 @@ impl PlacedValue {
     /// The place of a member's name or of an element, and the value.
     fn member(&self, name: &str) -> Option<(&Location, &Spanned<Self>)> {
         match self {
-            Self::Scalar => None,
+            Self::Scalar(_) => None,
             Self::Elements(elements) => {
                 let element = elements.get(name.parse::<usize>().ok()?)?;
                 Some((&element.referenced, element))
@@ -91,40 +172,40 @@ impl<'de> Visitor<'de> for PlacedVisitor {
         f.write_str("a value")
     }
 
-    fn visit_bool<E>(self, _: bool) -> Result<PlacedValue, E> {
-        Ok(PlacedValue::Scalar)
+    fn visit_bool<E>(self, value: bool) -> Result<PlacedValue, E> {
+        Ok(PlacedValue::Scalar(value.into()))
     }
 
-    fn visit_i64<E>(self, _: i64) -> Result<PlacedValue, E> {
-        Ok(PlacedValue::Scalar)
+    fn visit_i64<E>(self, value: i64) -> Result<PlacedValue, E> {
+        Ok(PlacedValue::Scalar(value.into()))
     }
 
-    fn visit_i128<E>(self, _: i128) -> Result<PlacedValue, E> {
-        Ok(PlacedValue::Scalar)
+    fn visit_i128<E>(self, value: i128) -> Result<PlacedValue, E> {
+        Ok(PlacedValue::Scalar(value.to_string().into()))
     }
 
-    fn visit_u64<E>(self, _: u64) -> Result<PlacedValue, E> {
-        Ok(PlacedValue::Scalar)
+    fn visit_u64<E>(self, value: u64) -> Result<PlacedValue, E> {
+        Ok(PlacedValue::Scalar(value.into()))
     }
 
-    fn visit_u128<E>(self, _: u128) -> Result<PlacedValue, E> {
-        Ok(PlacedValue::Scalar)
+    fn visit_u128<E>(self, value: u128) -> Result<PlacedValue, E> {
+        Ok(PlacedValue::Scalar(value.to_string().into()))
     }
 
-    fn visit_f64<E>(self, _: f64) -> Result<PlacedValue, E> {
-        Ok(PlacedValue::Scalar)
+    fn visit_f64<E>(self, value: f64) -> Result<PlacedValue, E> {
+        Ok(PlacedValue::Scalar(value.into()))
     }
 
-    fn visit_str<E>(self, _: &str) -> Result<PlacedValue, E> {
-        Ok(PlacedValue::Scalar)
+    fn visit_str<E>(self, value: &str) -> Result<PlacedValue, E> {
+        Ok(PlacedValue::Scalar(value.into()))
     }
 
     fn visit_unit<E>(self) -> Result<PlacedValue, E> {
-        Ok(PlacedValue::Scalar)
+        Ok(PlacedValue::Scalar(Value::Null))
     }
 
     fn visit_none<E>(self) -> Result<PlacedValue, E> {
-        Ok(PlacedValue::Scalar)
+        Ok(PlacedValue::Scalar(Value::Null))
     }
 
     fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<PlacedValue, D::Error> {
@@ -135,7 +216,7 @@ impl<'de> Visitor<'de> for PlacedVisitor {
         self,
         deserializer: D,
     ) -> Result<PlacedValue, D::Error> {
-        IgnoredAny::deserialize(deserializer).map(|_| PlacedValue::Scalar)
+        deserializer.deserialize_any(self)
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<PlacedValue, A::Error> {

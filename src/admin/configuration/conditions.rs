@@ -6,8 +6,17 @@ use crate::config::{CertificateCondition, RouteConditions, TextCondition};
 
 /// Returns the conditions; `null` if there are none.
 pub(super) fn json(conditions: &RouteConditions) -> Value {
-    let RouteConditions { methods, headers, query, cookies, client, certificate, expression } =
-        conditions;
+    let RouteConditions {
+        methods,
+        headers,
+        query,
+        cookies,
+        client,
+        certificate,
+        expression,
+        path,
+        operation,
+    } = conditions;
     if conditions.is_empty() {
         return Value::Null;
     }
@@ -18,7 +27,9 @@ pub(super) fn json(conditions: &RouteConditions) -> Value {
         "cookie": texts(cookies),
         "client": client,
         "certificate": certificate.as_ref().map(certificate_json),
+        "path": path,
         "cel": expression,
+        "operations": operation.as_ref().map(|operation| operation.names()),
     })
 }
 

@@ -4,6 +4,8 @@ mod credentials;
 mod forward;
 mod jwt;
 
+pub(in crate::config) use self::jwt::secure_url as key_url;
+
 use std::time::Duration;
 
 use super::super::{

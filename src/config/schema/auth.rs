@@ -101,7 +101,8 @@ pub(in crate::config) static JWT: Section = Section {
             kind: Text("URL"),
             default: Words("None"),
             example: r#""https://id.example.com/.well-known/jwks.json""#,
-            about: "URL of a JWK set. Needs `issuer` and `audience`.",
+            about: "URL of a JWK set, or of the metadata of an OpenID provider, which ends with `/.well-known/openid-configuration`. Needs `issuer` and \
+                    `audience`.",
         },
         SchemaKey {
             name: "refresh",

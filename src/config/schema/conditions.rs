@@ -58,6 +58,14 @@ pub(in crate::config) static MATCH: Section = Section {
             about: "Whether the client has a verified certificate, or which one.",
         },
         SchemaKey {
+            name: "path",
+            kind: Text("template of a path"),
+            default: Words("Every path below that of the route"),
+            example: r#""/rooms/{room}""#,
+            about: "Template that the whole path must match. A parameter in braces stands for a part of one segment, which is not empty. Segments \
+                    are compared decoded.",
+        },
+        SchemaKey {
             name: "cel",
             kind: Text("expression"),
             default: Words("Every request"),

@@ -35,6 +35,14 @@ pub(in crate::config) static OPENAPI: Section = Section {
                     `pass`.",
         },
         SchemaKey {
+            name: "security",
+            kind: Choice(&["enforce", "ignore"]),
+            default: Value(r#""enforce""#),
+            example: r#""ignore""#,
+            about: "What is done with `security` of the document: `enforce` makes it the authentication of its operations, in place of `auth` of the \
+                    route, whose keys it uses; `ignore` leaves it to the backend.",
+        },
+        SchemaKey {
             name: "max_body",
             kind: Size(1, 64 << 20),
             default: Value(r#""1MiB""#),
@@ -44,5 +52,7 @@ pub(in crate::config) static OPENAPI: Section = Section {
     ],
     notes: "Checked are the parameters of path, query, header and cookies, the type of the body, and bodies of JSON by their schema. What is \
             wrong is listed in a 400 of the type `application/problem+json`. Requests of Engine.IO and WebSocket handshakes pass if the document \
-            does not have their path. CORS preflights always pass.",
+            does not have their path. CORS preflights always pass. \
+            \n\nThe document may set the keys of the route, except `host`, `path`, `match`, `listeners` and `openapi`, in `x-moorline-route` of the \
+            document, of a path and of an operation; an inner key replaces the whole outer key, and null removes it.",
 };

@@ -1,8 +1,10 @@
 //! Types of the conditions of a route beyond host and path.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use ipnet::IpNet;
+
+use super::ApiDescription;
 
 /// Conditions of a route beyond host and path. A request meets them if it meets each of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,6 +23,23 @@ pub struct RouteConditions {
     pub certificate: Option<CertificateCondition>,
     /// Expression in CEL that must be true.
     pub expression: Option<String>,
+    /// Template that the whole path must match, for example `/rooms/{room}`.
+    pub path: Option<String>,
+    /// Operations of an API description, one of which the request must be.
+    pub operation: Option<OperationCondition>,
+}
+
+/// Operations of an API description that a route is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OperationCondition {
+    /// The description.
+    pub description: ApiDescription,
+    /// Path before all paths of the document; `None`: that of its servers.
+    pub base: Option<String>,
+    /// Indices of the operations in the document.
+    pub operations: Arc<[usize]>,
+    /// What they are called in labels.
+    pub name: String,
 }
 
 /// A condition of a text that a request may have, once, several times or not at all.
@@ -54,6 +73,15 @@ pub enum CertificateCondition {
     },
 }
 
+impl OperationCondition {
+    /// Returns the names of the first operations.
+    pub fn names(&self) -> Vec<String> {
+        let all = self.description.document().operations();
+        let named = self.operations.iter().filter_map(|index| all.get(*index));
+        named.take(100).map(ToString::to_string).collect()
+    }
+}
+
 impl RouteConditions {
     /// Whether every request meets the conditions.
     pub fn is_empty(&self) -> bool {
@@ -79,6 +107,8 @@ impl RouteConditions {
                 || !other.client.is_empty() && other.client.iter().all(within))
             && (self.certificate.is_none() || self.certificate == other.certificate)
             && (self.expression.is_none() || self.expression == other.expression)
+            && (self.path.is_none() || self.path == other.path)
+            && (self.operation.is_none() || self.operation == other.operation)
     }
 }
 
@@ -140,7 +170,9 @@ impl fmt::Display for RouteConditions {
                 }
             }
         }
+        parts.extend(self.path.iter().map(|path| format!("path {path}")));
         parts.extend(self.expression.iter().map(|text| format!("cel {text}")));
+        parts.extend(self.operation.iter().map(|operation| operation.name.clone()));
         f.write_str(&parts.join(", "))
     }
 }

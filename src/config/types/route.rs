@@ -6,7 +6,7 @@ use super::{
     FilesConfig, FilterConfig, RedirectConfig, RespondConfig, RouteConditions, TextCondition,
     Timeouts,
 };
-use crate::config::ErrorPages;
+use crate::config::{ErrorPages, WrittenRoute};
 
 /// A route: hosts and paths, and what happens with their requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +29,8 @@ pub struct RouteConfig {
     pub error_pages: Option<Arc<ErrorPages>>,
     /// What else is done with requests and responses.
     pub filters: FilterConfig,
+    /// The table of the configuration that the route comes from.
+    pub written: WrittenRoute,
 }
 
 /// What answers the requests of a route.
@@ -112,6 +114,7 @@ impl RouteConfig {
             timeouts: RouteTimeouts::default(),
             error_pages: None,
             filters: FilterConfig::default(),
+            written: WrittenRoute::default(),
         }
     }
 

@@ -10,7 +10,7 @@ pub(super) fn routes(found: &mut WarningCollector<'_>) {
     let config = found.config;
     let conditional = |route: &&RouteConfig| !route.conditions.is_empty();
     for (index, route) in config.routes.iter().enumerate() {
-        if !conditional(&route) {
+        if !conditional(&route) || route.conditions.operation.is_some() {
             continue;
         }
         let path = format!("routes[{index}].match");

@@ -121,3 +121,21 @@ fn a_certificate_is_compared_with_its_identity() {
         assert_eq!(certificate_match.is_met(None), without, "{condition:?}");
     }
 }
+
+#[test]
+fn a_template_matches_whole_paths_in_every_spelling() {
+    for (path, expected) in [
+        ("/rooms/7", true),
+        ("//r%6foms/7", true),
+        ("/rooms%2F7", true),
+        ("/rooms/a%20b", true),
+        ("/rooms/", false),
+        ("/rooms/7/x", false),
+        ("/Rooms/7", false),
+    ] {
+        let path_condition =
+            RouteConditions { path: Some("/rooms/{room}".to_owned()), ..RouteConditions::default() };
+        let found = unmet(path_condition, &format!("GET {path}?x HTTP/1.1\r\nHost: a\r\n\r\n"));
+        assert_eq!(found, (!expected).then_some(UnmetCondition::Path), "{path}");
+    }
+}

@@ -6,7 +6,7 @@ openapi: 3.1.0
 info: { title: Chat, version: "1" }
 servers: [{ url: "https://api.example.com/v1/" }]
 security: [{ key: [] }]
-x-moorline-pool: chat
+x-moorline-route: { pool: chat }
 paths:
   /rooms/{room}:
     parameters: [{ $ref: "#/components/parameters/Room" }]
@@ -18,7 +18,7 @@ paths:
         - { name: X-Kind, in: header, required: true, schema: { enum: [a, b] } }
     post:
       security: []
-      x-moorline-pool: other
+      x-moorline-route: { pool: other }
       requestBody:
         required: true
         content:

@@ -1,5 +1,7 @@
 //! API descriptions: requests that do not match them are refused before a backend gets a byte.
 
+mod rules;
+
 use std::fs;
 
 use serde_json::{Value, json};

@@ -98,7 +98,7 @@ fn keys(table: &TomlTable<'_>) -> Option<KeySource> {
 }
 
 /// A URL over TLS. Without TLS, a machine in between could choose the keys: only for this machine.
-fn secure_url(typed: &str) -> Result<String, InvalidValue> {
+pub(in crate::config) fn secure_url(typed: &str) -> Result<String, InvalidValue> {
     let url = sources::url(typed)?;
     let host =
         url.strip_prefix("http://").map(|rest| rest.split(['/', '?']).next().unwrap_or(rest));

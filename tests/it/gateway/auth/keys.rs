@@ -63,6 +63,27 @@ async fn status(proxy: &Proxy, token: &str) -> u16 {
 }
 
 #[tokio::test]
+async fn the_metadata_of_a_provider_names_its_keys() {
+    let (issuer, backend) = (Issuer::named("one"), Backend::replying("ok").await);
+    let server = KeyServer::start(&[]).await;
+    let own = format!("http://{}", server.backend.address);
+    let metadata = |issuer_url: &str, keys: &str| {
+        message::ok(
+            &json!({ "issuer": issuer_url, "jwks_uri": keys, "keys": [issuer.jwk()] }).to_string(),
+        )
+    };
+    let proxy = with_url(&format!("{own}/.well-known/openid-configuration"), &backend, "").await;
+    server.answer(metadata("https://other.test", &own));
+    assert_eq!(status(&proxy, &issuer.valid("anna")).await, 503);
+    proxy.finish().await;
+    let proxy = with_url(&format!("{own}/.well-known/openid-configuration"), &backend, "").await;
+    server.answer(metadata(&own, &format!("{own}/jwks.json")));
+    assert_eq!(status(&proxy, &issuer.valid("anna")).await, 200);
+    drop(backend);
+    proxy.finish().await;
+}
+
+#[tokio::test]
 async fn keys_from_a_url_are_fetched_once_and_rotate() {
     let (old, new) = (Issuer::named("old"), Issuer::named("new"));
     let (server, backend) = (KeyServer::start(&[&old]).await, Backend::replying("ok").await);
