@@ -7,8 +7,8 @@ mod origins;
 pub(super) mod throttle;
 mod transform;
 
-pub(super) use bodies::files;
 pub(super) use auth::key_url;
+pub(super) use bodies::files;
 pub(super) use openapi::loaded;
 pub(super) mod cache;
 pub(crate) use transform::{TEMPLATE_NAME, body_template};

@@ -1,7 +1,7 @@
 //! Routes of the operations of an API description.
 //!
 //! A document that a route uses may change the keys of the route: for all requests, below a path, or for one operation.
-//! Each set of changes becomes a table of its own, which is read like every other route. What is wrong in it has its
+//! Each set of changes becomes a separate table, which is read like every other route. What is wrong in it has its
 //! place in the document.
 
 use std::{collections::HashMap, rc::Rc, sync::Arc};
@@ -64,7 +64,7 @@ pub(super) struct ExpandedRoute<'t> {
 pub(super) struct OperationRoute<'t> {
     pub(super) entries: DeTable<'t>,
     pub(super) condition: OperationCondition,
-    /// Where the limits are set, if that is not the route or the whole document.
+    /// JSON pointer of the limits, if their place is not the route or the whole document.
     pub(super) limits: Option<String>,
 }
 
@@ -75,8 +75,8 @@ pub(super) fn expand<'t>(route: &TomlTable<'t>) -> Option<ExpandedRoute<'t>> {
     if loaded.rules.is_empty() {
         return None;
     }
-    let overlay = Overlay { file: route.file(), loaded: &loaded };
-    let (rest, _) = overlay.applied(route.entries(), &loaded.rules.document);
+    let keys = DocumentKeys { file: route.file(), loaded: &loaded };
+    let (rest, _) = keys.applied(route.entries(), &loaded.rules.document);
     let operations = loaded.description.document().operations();
     let mut sets: Vec<(&RuleSet, Vec<usize>)> = Vec::new();
     let mut known: HashMap<&RuleSet, usize> = HashMap::new();
@@ -91,15 +91,15 @@ pub(super) fn expand<'t>(route: &TomlTable<'t>) -> Option<ExpandedRoute<'t>> {
         sets[set].1.push(index);
     }
     if sets.len() > MOST_SETS {
-        let message =
-            format!("the operations have more than {MOST_SETS} different sets of keys");
+        let message = format!("the operations have more than {MOST_SETS} different sets of keys");
         let help = "write common keys on the paths or on the document";
         value.fault(InvalidValue::new(message).help(help));
         return None;
     }
-    let base = value.node.get_ref().as_table().and_then(|table| table.get("base")?.get_ref().as_str());
+    let base =
+        value.node.get_ref().as_table().and_then(|table| table.get("base")?.get_ref().as_str());
     let of_set = |(rules, indices): (&RuleSet, Vec<usize>)| {
-        let (entries, limits) = overlay.applied(route.entries(), rules);
+        let (entries, limits) = keys.applied(route.entries(), rules);
         let condition = OperationCondition {
             description: loaded.description.clone(),
             base: base.map(|base| base.trim_end_matches('/').to_owned()),
@@ -123,17 +123,18 @@ fn name(operations: &[ApiOperation], indices: &[usize]) -> String {
 }
 
 /// Changes of the keys of a route.
-struct Overlay<'a, 't> {
+struct DocumentKeys<'a, 't> {
     file: &'t File<'t>,
     loaded: &'a LoadedDocument,
 }
 
-impl<'t> Overlay<'_, 't> {
+impl<'t> DocumentKeys<'_, 't> {
     /// The entries of a route with the keys of its document, and the place of its limits.
     fn applied(&self, route: &DeTable<'t>, rules: &RuleSet) -> (DeTable<'t>, Option<String>) {
         let (mut entries, mut limits) = (route.clone(), None);
         for pointer in &rules.routes {
-            let Some(PlacedContent::Members(members)) = self.part(pointer).map(|part| &part.content)
+            let Some(PlacedContent::Members(members)) =
+                self.part(pointer).map(|part| &part.content)
             else {
                 continue;
             };

@@ -54,8 +54,9 @@ fn value(file: &File<'_>, node: &Spanned<DeValue<'_>>) -> Value {
             text.unwrap_or_default().into()
         }
         DeValue::String(text) => text.replace("${", "$${").into(),
-        DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
-            .map_or(Value::Null, Value::from),
+        DeValue::Integer(number) => {
+            i64::from_str_radix(number.as_str(), number.radix()).map_or(Value::Null, Value::from)
+        }
         DeValue::Float(number) => number.as_str().parse::<f64>().map_or(Value::Null, Value::from),
         DeValue::Boolean(value) => Value::Bool(*value),
         DeValue::Datetime(time) => time.to_string().into(),

@@ -210,7 +210,7 @@ fn is_operation(condition: &OperationCondition, request: &RequestHead, path: &st
     let wanted = wanted.filter(|_| request.method == Method::OPTIONS);
     let wanted = wanted.and_then(|method| Method::from_bytes(method).ok());
     let find = |method: &Method| document.find(method, below?).ok();
-    // An operation of its own decides: a field that every client can set must not choose other rules.
+    // An OPTIONS operation decides first: a field that every client can set must not choose other rules.
     let found = find(&request.method).or_else(|| find(&wanted?));
     found.is_some_and(|found| condition.operations.binary_search(&found.index).is_ok())
 }

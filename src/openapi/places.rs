@@ -125,7 +125,10 @@ impl PlacedNode {
                 PlacedContent::Elements(elements.iter().map(Self::without_place).collect())
             }
             Value::Object(members) => PlacedContent::Members(
-                members.iter().map(|(key, value)| (key.clone(), Self::without_place(value))).collect(),
+                members
+                    .iter()
+                    .map(|(key, value)| (key.clone(), Self::without_place(value)))
+                    .collect(),
             ),
             scalar => PlacedContent::Scalar(scalar.clone()),
         };

@@ -241,10 +241,16 @@ impl RuleReader<'_> {
                 continue;
             };
             if rule.is_open() || whole.is_open() {
-                return Err(ApiDocumentFault::new(here, "a route cannot accept requests with and without credentials")
-                    .help("remove `{}` from the alternatives, or describe two operations"));
+                return Err(ApiDocumentFault::new(
+                    here,
+                    "a route cannot accept requests with and without credentials",
+                )
+                .help("remove `{}` from the alternatives, or describe two operations"));
             }
-            if rule.schemes.is_empty() || whole.schemes.is_empty() || rule.certificate != whole.certificate {
+            if rule.schemes.is_empty()
+                || whole.schemes.is_empty()
+                || rule.certificate != whole.certificate
+            {
                 let message = "a route cannot accept a certificate instead of another credential";
                 return Err(ApiDocumentFault::new(here, message)
                     .help("name the certificate in all alternatives or in none"));
@@ -293,11 +299,7 @@ impl RuleReader<'_> {
     }
 
     /// A security scheme; `None`: a client certificate.
-    fn scheme(
-        &self,
-        name: &str,
-        used: &str,
-    ) -> Result<Option<SecurityScheme>, ApiDocumentFault> {
+    fn scheme(&self, name: &str, used: &str) -> Result<Option<SecurityScheme>, ApiDocumentFault> {
         let named = format!("/components/securitySchemes/{}", escape(name));
         if !self.source.has(&named) {
             let message = format!("the document has no security scheme `{name}`");
@@ -309,8 +311,9 @@ impl RuleReader<'_> {
         let text = |key: &str| scheme.get(key).and_then(Value::as_str).unwrap_or_default();
         let unsupported = |key: &str, what: &str| {
             let message = format!("the security scheme {what} is not supported");
-            Err(ApiDocumentFault::new(format!("{at}/{key}"), message)
-                .help("leave it to the backend: set `security = \"ignore\"` in `openapi` of the route"))
+            Err(ApiDocumentFault::new(format!("{at}/{key}"), message).help(
+                "leave it to the backend: set `security = \"ignore\"` in `openapi` of the route",
+            ))
         };
         let kind = match (text("type"), text("scheme").to_ascii_lowercase().as_str(), text("in")) {
             ("mutualTLS", ..) => return Ok(None),

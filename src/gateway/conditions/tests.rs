@@ -133,8 +133,10 @@ fn a_template_matches_whole_paths_in_every_spelling() {
         ("/rooms/7/x", false),
         ("/Rooms/7", false),
     ] {
-        let path_condition =
-            RouteConditions { path: Some("/rooms/{room}".to_owned()), ..RouteConditions::default() };
+        let path_condition = RouteConditions {
+            path: Some("/rooms/{room}".to_owned()),
+            ..RouteConditions::default()
+        };
         let found = unmet(path_condition, &format!("GET {path}?x HTTP/1.1\r\nHost: a\r\n\r\n"));
         assert_eq!(found, (!expected).then_some(UnmetCondition::Path), "{path}");
     }
