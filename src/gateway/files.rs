@@ -1,33 +1,28 @@
 //! Static files: which file answers a request, and its response.
 //!
-//! Finding the file is here; conditional requests, ranges, media types and reading are those of `tower-http`. All work on the
-//! disk runs on threads for blocking work, so that a slow disk delays no other connection.
+//! Which file that is, is decided here; conditional requests, ranges and media types are those of `tower-http`. Files are
+//! opened and read by [`folder`], which never lets a slow disk delay another connection.
 //!
 //! Invariants:
 //!
-//! - No file outside of the root is served. The path of a request has no dot segment when it arrives here, and each of its
-//!   segments is checked once more after decoding. Symbolic links are followed within the root; a link that leads out of it
-//!   is like a missing file. A program that may change folders below the root is trusted: it could swap a folder between the
-//!   check and the reading.
-//! - Only regular files are served. Opening a pipe or a device could wait forever.
+//! - No file outside of the root is served. The path of a request has no dot segment when it arrives here, each of its
+//!   segments is checked once more after decoding, and the kernel resolves it below the root.
 //! - Names that begin with a dot are like missing files, except `.well-known` at the top (RFC 8615), unless the
 //!   configuration allows them.
 //! - A missing file never looks like a page to a script: the fallback of a single-page app is for navigations only.
 
-use std::{
-    ffi::OsStr,
-    io,
-    os::unix::ffi::OsStrExt as _,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{ffi::OsStr, io, os::unix::ffi::OsStrExt as _, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use moorline_http::{FieldId, RequestHead, ResponseHead};
 use percent_encoding::percent_decode_str;
-use tower_http::services::ServeFile;
+use tower_http::services::ServeDir;
 
+use self::{
+    folder::{DiskAccess, Folder, FolderEntry},
+    served::ServedFile,
+};
 use super::{
     body::{BodyStream, ReplyBody},
     local::LocalReply,
@@ -37,6 +32,9 @@ use crate::{
     config::{FilesConfig, path},
     error::{FailureKind, Phase, ProxyError, Side},
 };
+
+mod folder;
+mod served;
 
 /// Fields of a request that decide what is sent of a file.
 const CONDITIONS: [HeaderName; 8] = [
@@ -49,12 +47,6 @@ const CONDITIONS: [HeaderName; 8] = [
     header::RANGE,
     header::USER_AGENT,
 ];
-
-/// A symbolic link that leads to itself.
-const LOOP: i32 = rustix::io::Errno::LOOP.raw_os_error();
-
-/// Extensions of files that were compressed in advance.
-const COMPRESSED: [&str; 3] = ["br", "gz", "zst"];
 
 /// The files of a route.
 #[derive(Debug)]
@@ -84,10 +76,9 @@ enum Found {
     Missing,
 }
 
-/// A file, and which compressed forms of it are there.
+/// A file to serve.
 struct FoundFile {
-    path: PathBuf,
-    compressed: [bool; COMPRESSED.len()],
+    file: ServedFile,
     /// It takes the place of the file that the request names.
     is_fallback: bool,
 }
@@ -135,12 +126,16 @@ impl FileRequest {
     /// # Errors
     /// There is no such file, or the disk has failed.
     pub(crate) async fn reply(self) -> Result<LocalReply, ProxyError> {
-        let searched = tokio::task::spawn_blocking(move || {
-            let found = self.search();
-            (self, found)
-        });
-        let (request, found) =
-            searched.await.map_err(|error| unreadable(io::Error::other(error)))?;
+        let (request, found) = match self.search(DiskAccess::Cached) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let searched = tokio::task::spawn_blocking(move || {
+                    let found = self.search(DiskAccess::Blocking);
+                    (self, found)
+                });
+                searched.await.map_err(|error| unreadable(io::Error::other(error)))?
+            }
+            found => (self, found),
+        };
         let file = match found.map_err(unreadable)? {
             Found::File(file) => file,
             Found::Folder => {
@@ -150,91 +145,62 @@ impl FileRequest {
             }
             Found::Missing => return Err(no_file()),
         };
-        let mut response = request.serve(&file, &request.fields).await?;
+        let mut response = request.serve(&file.file, &request.fields).await?;
         if response.status() == StatusCode::PARTIAL_CONTENT && !request.may_resume(&response) {
             // The client has a part of another version.
             let mut fields = request.fields.clone();
             fields.remove(header::RANGE);
-            response = request.serve(&file, &fields).await?;
+            response = request.serve(&file.file, &fields).await?;
         }
         Ok(local(response, file.is_fallback))
     }
 
     /// Finds the file of the request, or the fallback.
-    fn search(&self) -> io::Result<Found> {
+    fn search(&self, access: DiskAccess) -> io::Result<Found> {
         let config = &self.config;
-        let root = config.root.canonicalize()?;
-        let names = self.names.iter().map(|name| OsStr::from_bytes(name));
-        let path = names.fold(root.clone(), |path, name| path.join(name));
-        let found = self.look_up(&root, &path)?;
-        match &config.spa {
-            Some(page) if matches!(found, Found::Missing) && self.navigates => {
-                let page = root.join(page.trim_start_matches('/'));
-                Ok(match inside(&root, &page)? {
-                    Some(page) if page.is_file() => {
-                        let compressed = self.compressed(&root, &page)?;
-                        Found::File(FoundFile { path: page, compressed, is_fallback: true })
-                    }
-                    _ => Found::Missing,
-                })
+        let folder = Folder::open(&config.root, access)?;
+        let mut path: PathBuf = self.names.iter().map(|name| OsStr::from_bytes(name)).collect();
+        let mut entry = folder.entry(&path, access)?;
+        match (&entry, self.slash || self.names.is_empty()) {
+            (FolderEntry::Folder, false) => return Ok(Found::Folder),
+            (FolderEntry::Folder, true) => {
+                path.push(&config.index);
+                entry = folder.entry(&path, access)?;
             }
-            _ => Ok(found),
+            (FolderEntry::File(_), true) => entry = FolderEntry::Missing,
+            (FolderEntry::File(_) | FolderEntry::Missing, _) => {}
         }
-    }
-
-    fn look_up(&self, root: &Path, path: &Path) -> io::Result<Found> {
-        let Some(mut path) = inside(root, path)? else { return Ok(Found::Missing) };
-        let mut kind = path.metadata()?;
-        match (kind.is_dir(), self.slash || self.names.is_empty()) {
-            (true, false) => return Ok(Found::Folder),
-            (false, true) => return Ok(Found::Missing),
-            (true, true) => {
-                let Some(index) = inside(root, &path.join(&self.config.index))? else {
-                    return Ok(Found::Missing);
-                };
-                (kind, path) = (index.metadata()?, index);
+        let mut is_fallback = false;
+        if let (FolderEntry::Folder | FolderEntry::Missing, Some(page), true) =
+            (&entry, &config.spa, self.navigates)
+        {
+            (path, is_fallback) = (page.trim_start_matches('/').into(), true);
+            entry = folder.entry(&path, access)?;
+        }
+        Ok(match entry {
+            FolderEntry::File(file) => {
+                let file = ServedFile::new(folder, path, file);
+                Found::File(FoundFile { file, is_fallback })
             }
-            (false, false) => {}
-        }
-        if !kind.is_file() {
-            return Ok(Found::Missing);
-        }
-        let compressed = self.compressed(root, &path)?;
-        Ok(Found::File(FoundFile { path, compressed, is_fallback: false }))
-    }
-
-    /// Which compressed forms of a file are there.
-    fn compressed(&self, root: &Path, path: &Path) -> io::Result<[bool; COMPRESSED.len()]> {
-        let mut found = [false; COMPRESSED.len()];
-        if self.config.precompressed {
-            for (extension, found) in COMPRESSED.iter().zip(&mut found) {
-                let mut name = path.as_os_str().to_owned();
-                name.push(".");
-                name.push(extension);
-                *found = inside(root, Path::new(&name))?.is_some_and(|path| path.is_file());
-            }
-        }
-        Ok(found)
+            FolderEntry::Folder | FolderEntry::Missing => Found::Missing,
+        })
     }
 
     async fn serve(
         &self,
-        file: &FoundFile,
+        file: &ServedFile,
         fields: &HeaderMap,
     ) -> Result<FileResponse, ProxyError> {
-        let mut service = ServeFile::new(&file.path).ignore_multi_range_requests(true);
-        let [brotli, gzip, zstd] = file.compressed;
-        if brotli {
-            service = service.precompressed_br();
-        }
-        if gzip {
-            service = service.precompressed_gzip();
-        }
-        if zstd {
-            service = service.precompressed_zstd();
+        let mut service = ServeDir::with_backend("", file.clone())
+            .append_index_html_on_directories(false)
+            .ignore_multi_range_requests(true);
+        if self.config.precompressed {
+            service = service.precompressed_br().precompressed_gzip().precompressed_zstd();
         }
         let mut request = http::Request::new(());
         *request.method_mut() = self.method.clone();
+        *request.uri_mut() =
+            file.target().parse().map_err(|error| unreadable(io::Error::other(error)))?;
         *request.headers_mut() = fields.clone();
         service.try_call(request).await.map_err(unreadable)
     }
@@ -249,22 +215,6 @@ impl FileRequest {
 }
 
 type FileResponse = http::Response<tower_http::services::fs::ServeFileSystemResponseBody>;
-
-/// The real path, if it is below the root; `None` also if nothing is there.
-fn inside(root: &Path, path: &Path) -> io::Result<Option<PathBuf>> {
-    match path.canonicalize() {
-        Ok(real) => Ok(real.starts_with(root).then_some(real)),
-        Err(error) => match error.kind() {
-            io::ErrorKind::NotFound
-            | io::ErrorKind::NotADirectory
-            | io::ErrorKind::PermissionDenied
-            | io::ErrorKind::InvalidFilename
-            | io::ErrorKind::InvalidInput => Ok(None),
-            _ if error.raw_os_error() == Some(LOOP) => Ok(None),
-            _ => Err(error),
-        },
-    }
-}
 
 /// The decoded names of a path in normal form; `None`: they cannot name a file.
 fn names(normal: &str, hidden: bool) -> Option<Vec<Vec<u8>>> {

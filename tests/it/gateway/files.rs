@@ -1,6 +1,13 @@
 //! Static files, and the ways to ask for files that must not be served.
 
-use std::{fs, os::unix::fs::symlink, path::Path};
+use std::{
+    ffi::OsStr,
+    fs,
+    os::unix::{ffi::OsStrExt as _, fs::symlink},
+    path::Path,
+};
+
+use rustix::fs::{Advice, fadvise};
 
 use super::compression::decoded;
 use crate::support::{
@@ -282,6 +289,45 @@ async fn other_filters_apply_to_files() {
     let reply = site.get("/app.js", "Origin: https://app.test\r\n").await;
     assert_eq!(reply.header("access-control-allow-origin"), Some("https://app.test"));
     assert_eq!(reply.header("cache-control"), Some("max-age=60"));
+    site.finish().await;
+}
+
+#[tokio::test]
+async fn links_within_the_folder_and_names_of_any_bytes_work() {
+    let site = Site::start(", precompressed = true", "").await;
+    let root = site.folder.path().join("www");
+    let absolute = root.canonicalize().unwrap().join("docs");
+    symlink(&absolute, root.join("absolute")).unwrap();
+    symlink(absolute.join("a b.txt"), root.join("absolute.txt")).unwrap();
+    let bytes = OsStr::from_bytes(b"latin-\xe9.txt");
+    fs::write(root.join(bytes), "latin").unwrap();
+    for (target, text) in [
+        ("/inside/a%20b.txt", "0123456789"),
+        ("/absolute/a%20b.txt", "0123456789"),
+        ("/absolute.txt", "0123456789"),
+        ("/absolute/", "<h1>docs</h1>"),
+        ("/latin-%e9.txt", "latin"),
+    ] {
+        let reply = site.get(target, "Accept-Encoding: gzip\r\n").await;
+        assert_eq!((reply.status(), reply.text().as_str()), (200, text), "{target}");
+        assert!(reply.header("content-type").unwrap().starts_with("text/"), "{target}");
+    }
+    site.finish().await;
+}
+
+#[tokio::test]
+async fn a_file_that_is_not_in_memory_is_read_from_the_disk() {
+    let site = Site::start("", "").await;
+    let text: String = (0..100_000).map(|number| format!("{number}\n")).collect();
+    let path = site.folder.path().join("www/cold.bin");
+    fs::write(&path, &text).unwrap();
+    let file = fs::File::open(&path).unwrap();
+    file.sync_all().unwrap();
+    // On a file system in memory, the advice has no effect.
+    fadvise(&file, 0, None, Advice::DontNeed).unwrap();
+    assert!(site.get("/cold.bin", "").await.text() == text);
+    let part = site.get("/cold.bin", "Range: bytes=400000-400009\r\n").await;
+    assert_eq!((part.status(), part.text().as_str()), (206, &text[400_000..400_010]));
     site.finish().await;
 }
 
