@@ -16,7 +16,10 @@ use self::{
     crowd::{Crowd, EACH, Losses, Node},
     stand::{Left, Stand},
 };
-use crate::{ASIDE, only, peer::Peer};
+use crate::{
+    ASIDE, only,
+    peer::{Family, Peer},
+};
 
 /// Nodes at the beginning.
 const NODES: usize = 3;
@@ -50,7 +53,8 @@ impl Case {
 
 /// Runs all cases for all installed proxies, prints the table and writes it to `target/compare`.
 pub(crate) fn stage(only: Option<&str>) -> anyhow::Result<()> {
-    let peers = Peer::installed(None)?;
+    let mut peers = Peer::installed(None)?;
+    peers.retain(|peer| peer.family != Family::Envoy);
     let wanted = |case: &Case| only::includes(only, "", case.title());
     let titles: Vec<_> = peers.iter().map(|peer| peer.title.as_str()).collect();
     let mut table =

@@ -86,12 +86,13 @@ pub(crate) fn take(turns: &Turns<'_>, results: &mut Results) -> anyhow::Result<(
             Family::Moorline | Family::Nginx | Family::Caddy => {
                 table.cannot(&bytes_title(), Better::Less, column, "has no such table");
             }
+            Family::Envoy => {}
         }
     }
     // Only Moorline has these figures.
     for row in &mut table.rows {
-        for cell in row.cells.iter_mut().skip(1) {
-            if cell.values.is_empty() && cell.cannot.is_none() {
+        for (cell, peer) in row.cells.iter_mut().zip(turns.peers).skip(1) {
+            if peer.family != Family::Envoy && cell.values.is_empty() && cell.cannot.is_none() {
                 cell.cannot = Some("no figure".to_owned());
             }
         }

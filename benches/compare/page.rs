@@ -55,24 +55,29 @@ fn about(page: &mut String, about: &About) {
 }
 
 fn section(page: &mut String, table: &Table) {
-    let _ = write!(page, "\n### {}\n\n{}\n\n|", table.title, table.method);
-    for column in std::iter::once("").chain(table.columns.iter().map(String::as_str)) {
-        let _ = write!(page, " {column} |");
+    let _ = write!(page, "\n### {}\n\n{}\n\n| |", table.title, table.method);
+    let columns: Vec<usize> = (0..table.columns.len()).filter(|n| is_compared(table, *n)).collect();
+    for column in &columns {
+        let _ = write!(page, " {} |", table.columns[*column]);
     }
     let has_goals = table.rows.iter().any(|row| goals::of(table, row).is_some());
     page.push_str(if has_goals { " Goal |\n" } else { "\n" });
     let _ = writeln!(
         page,
         "|---|{}{}",
-        "---:|".repeat(table.columns.len()),
+        "---:|".repeat(columns.len()),
         if has_goals { "---|" } else { "" }
     );
     for row in &table.rows {
         let best = best(row);
         let mark = if row.better == Better::More { " ↑" } else { "" };
         let _ = write!(page, "| {}{mark} |", row.title);
-        for (column, cell) in row.cells.iter().enumerate() {
-            let _ = write!(page, " {} |", value(row, column, cell, best == Some(column)));
+        for column in &columns {
+            let _ = write!(
+                page,
+                " {} |",
+                value(row, *column, &row.cells[*column], best == Some(*column))
+            );
         }
         if has_goals {
             let verdict = goals::of(table, row).map(|goal| goal.verdict(table, row));
@@ -80,6 +85,12 @@ fn section(page: &mut String, table: &Table) {
         }
         page.push('\n');
     }
+}
+
+/// Whether the table says anything of the column.
+fn is_compared(table: &Table, column: usize) -> bool {
+    let cells = table.rows.iter().map(|row| &row.cells[column]);
+    cells.into_iter().any(|cell| !cell.values.is_empty() || cell.cannot.is_some())
 }
 
 fn value(row: &Row, column: usize, cell: &Cell, best: bool) -> String {

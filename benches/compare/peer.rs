@@ -36,6 +36,8 @@ pub(crate) enum Family {
     Nginx,
     Haproxy,
     Caddy,
+    /// Compared by filters of the gateway only.
+    Envoy,
 }
 
 /// Which of a proxy's listeners a load goes to.
@@ -72,6 +74,8 @@ pub(crate) enum Work {
     Files,
     /// Compresses a file for each request.
     Compress,
+    /// Asks another server about each request.
+    Authentication,
 }
 
 /// A running proxy; killed when dropped.
@@ -92,7 +96,7 @@ struct ListenerAddresses {
 }
 
 impl Family {
-    const PEERS: [Self; 3] = [Self::Nginx, Self::Haproxy, Self::Caddy];
+    const PEERS: [Self; 4] = [Self::Nginx, Self::Haproxy, Self::Caddy, Self::Envoy];
 
     fn name(self) -> &'static str {
         match self {
@@ -100,6 +104,7 @@ impl Family {
             Self::Nginx => "nginx",
             Self::Haproxy => "HAProxy",
             Self::Caddy => "Caddy",
+            Self::Envoy => "Envoy",
         }
     }
 
@@ -110,12 +115,17 @@ impl Family {
             Self::Nginx => &["/usr/sbin/nginx", "nginx"],
             Self::Haproxy => &["/usr/sbin/haproxy", "haproxy"],
             Self::Caddy => &["/usr/bin/caddy", "caddy"],
+            // The script installs it there.
+            Self::Envoy => &[
+                concat!(env!("CARGO_MANIFEST_DIR"), "/target/compare/envoy/envoy/_bin/envoy"),
+                "envoy",
+            ],
         }
     }
 
     fn version(self, program: &Path) -> io::Result<String> {
         let argument = match self {
-            Self::Moorline => "--version",
+            Self::Moorline | Self::Envoy => "--version",
             Self::Nginx | Self::Haproxy => "-v",
             Self::Caddy => "version",
         };
@@ -138,7 +148,7 @@ impl Family {
             Self::Moorline => include_str!("peers/layer4/moorline.toml"),
             Self::Nginx => include_str!("peers/layer4/nginx.conf"),
             Self::Haproxy => include_str!("peers/layer4/haproxy.cfg"),
-            Self::Caddy => return None,
+            Self::Caddy | Self::Envoy => return None,
         })
     }
 
@@ -146,9 +156,14 @@ impl Family {
         Some(match (self, work) {
             (Self::Moorline, _) => include_str!("peers/gateway/moorline.toml"),
             (Self::Nginx, _) => include_str!("peers/gateway/nginx.conf"),
-            (Self::Haproxy, Work::Cache) => include_str!("peers/gateway/haproxy.cfg"),
-            (Self::Caddy, Work::Files | Work::Compress) => include_str!("peers/gateway/Caddyfile"),
-            // HAProxy has no files, and Debian's Caddy no cache.
+            (Self::Envoy, _) => include_str!("peers/gateway/envoy.yaml"),
+            (Self::Haproxy, Work::Cache | Work::Files) => {
+                include_str!("peers/gateway/haproxy.cfg")
+            }
+            (Self::Caddy, Work::Files | Work::Compress | Work::Authentication) => {
+                include_str!("peers/gateway/Caddyfile")
+            }
+            // HAProxy compresses only what servers send, and asks no other server. Debian's Caddy stores no responses.
             (Self::Haproxy | Self::Caddy, _) => return None,
         })
     }
@@ -206,7 +221,7 @@ impl Peer {
                     Family::Moorline => _ = command.env("MOORLINE_SPLICE", "off"),
                     Family::Haproxy => _ = command.arg("-dS"),
                     // The free nginx and Caddy cannot splice.
-                    Family::Nginx | Family::Caddy => {}
+                    Family::Nginx | Family::Caddy | Family::Envoy => {}
                 }
             }
             Ok(command)
@@ -243,6 +258,7 @@ impl Peer {
             Family::Caddy => "Caddyfile",
             Family::Moorline => "moorline.toml",
             Family::Nginx | Family::Haproxy => "configuration",
+            Family::Envoy => "envoy.yaml",
         });
         fs::write(&file, addresses.fill(template, origin, workers, directory.path()))?;
         let log_file = directory.path().join("log");
@@ -291,6 +307,10 @@ impl Peer {
                 }
                 command.args(["run", "--adapter", "caddyfile", "--config"]).arg(file);
             }
+            Family::Envoy => {
+                command.arg("--concurrency").arg(workers.to_string());
+                command.args(["--disable-hot-restart", "--log-level", "error", "-c"]).arg(file);
+            }
         }
         Ok(command)
     }
@@ -320,6 +340,8 @@ impl ListenerAddresses {
             ("{rsa.port}".to_owned(), self.rsa.port().to_string()),
             ("{passed}".to_owned(), self.passed.to_string()),
             ("{origin}".to_owned(), origin.echo.to_string()),
+            ("{origin.host}".to_owned(), origin.echo.ip().to_string()),
+            ("{origin.port}".to_owned(), origin.echo.port().to_string()),
             ("{secure}".to_owned(), origin.secure.to_string()),
             ("{certs}".to_owned(), CERTS.to_owned()),
             ("{workers}".to_owned(), workers.to_string()),
@@ -358,11 +380,11 @@ impl Proxy {
             // nginx accepts in its children; the others have none.
             self.workers = match family {
                 Family::Nginx => process::children(pid)?,
-                Family::Moorline | Family::Haproxy | Family::Caddy => vec![pid],
+                Family::Moorline | Family::Haproxy | Family::Caddy | Family::Envoy => vec![pid],
             };
             let complete = match family {
                 Family::Nginx => self.workers.len() == workers,
-                Family::Moorline | Family::Haproxy | Family::Caddy => true,
+                Family::Moorline | Family::Haproxy | Family::Caddy | Family::Envoy => true,
             };
             if complete && TcpStream::connect(self.addresses.plain).is_ok() {
                 return Ok(());

@@ -300,13 +300,16 @@ fn gateway() -> Group {
     Group {
         title: "14. Gateway",
         method: "50 connections; the next request follows the answer. A stored response of 9 bytes; a file of 16 KiB; the \
-                 same file, compressed by gzip at level 1 for each request. nginx keeps stored responses in files, HAProxy and \
-                 Moorline in memory. HAProxy serves no files, and Debian's Caddy stores no responses."
+                 same file, compressed by gzip at level 1 for each request; a request about which another server is \
+                 asked first. nginx keeps stored responses in files, the others in memory. HAProxy and Envoy read the file \
+                 when they start. HAProxy compresses only what servers send, and asks no other server; Debian's Caddy \
+                 stores no responses. Envoy is of PyPI."
             .to_owned(),
         loads: vec![
             row("cache hit", "/cached", BUSY, Work::Cache),
             row("static file", "/files/page.html", BUSY, Work::Files),
             row("gzip", "/gzip/page.html", GZIP, Work::Compress),
+            row("auth_request", "/protected", BUSY, Work::Authentication),
         ],
     }
 }

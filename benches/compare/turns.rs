@@ -8,7 +8,7 @@ use crate::{
     load::{self, LoadOptions, Report},
     only,
     origin::Origin,
-    peer::{Peer, Scene},
+    peer::{Family, Peer, Scene},
     process::Cores,
     results::{Better, Results},
     rows::{self, Figure, Group, Kind, Load, Unit},
@@ -82,13 +82,18 @@ impl Turns<'_> {
         }
     }
 
-    /// Records that a proxy does not support the load.
+    /// Records that a proxy does not support the load, unless it is not compared there at all.
     fn book_none(&self, results: &mut Results, group: &Group, column: usize, load: &Load) {
         let Kind::Flow { figures, .. } = load.kind else { return };
+        let why = match (self.peers[column].family, load.scene) {
+            (Family::Envoy, _) => return,
+            (_, Scene::Gateway(_)) => "cannot",
+            _ => "has no layer 4",
+        };
         let table = results.table(group.title, &group.method, &self.columns());
         for figure in figures {
             let title = format!("{}: {}", load.title, figure.title());
-            table.cannot(&title, figure.better(), column, "has no layer 4");
+            table.cannot(&title, figure.better(), column, why);
         }
     }
 

@@ -114,6 +114,7 @@ impl<'a> Stand<'a> {
                 ensure!(done.status.success(), "the reload failed: {}", errors.trim());
                 Ok(())
             }
+            Family::Envoy => bail!("only the gateway is compared with Envoy"),
         }
     }
 
@@ -121,7 +122,7 @@ impl<'a> Stand<'a> {
     pub(super) fn upgrade(&mut self) -> anyhow::Result<bool> {
         let (main, before) = (self.main, self.carriers()?);
         match self.peer.family {
-            Family::Caddy => return Ok(false),
+            Family::Caddy | Family::Envoy => return Ok(false),
             Family::Haproxy => self.reload(true)?,
             Family::Moorline => {
                 signal(main, "USR2")?;
@@ -181,7 +182,7 @@ impl<'a> Stand<'a> {
         let all = self.processes()?;
         Ok(match self.peer.family {
             Family::Nginx | Family::Haproxy => all[1..].to_vec(),
-            Family::Moorline | Family::Caddy => all,
+            Family::Moorline | Family::Caddy | Family::Envoy => all,
         })
     }
 
@@ -242,6 +243,7 @@ fn command(peer: &Peer, directory: &Path) -> Command {
             homeless(&mut command, directory);
             command.args(["run", "--adapter", "caddyfile", "--config"]).arg(file);
         }
+        Family::Envoy => {}
     }
     command
 }
@@ -288,6 +290,7 @@ fn fill(
             (include_str!("../peers/continuity/haproxy.cfg"), nodes.iter().map(line).collect())
         }
         Family::Caddy => (include_str!("../peers/continuity/Caddyfile"), nodes.join(" ")),
+        Family::Envoy => unreachable!("only the gateway is compared with Envoy"),
     };
     let words = [
         ("{servers}", servers),
