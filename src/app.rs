@@ -24,7 +24,7 @@ use crate::{
     },
     handoff::{Inheritance, Launch, LaunchError, Takeover},
     net::inherited::InheritedSockets,
-    observe::{BackendSample, CertificateSample, stalls},
+    observe::{BackendSample, CacheSample, CertificateSample, stalls},
     runtimes::Workers,
     shared::SharedState,
     upstream::Lifecycle,
@@ -278,13 +278,20 @@ fn admin_state(
 ) -> admin::AdminState {
     let metrics = Arc::clone(&proxy.metrics);
     let (shared, listening) = (Arc::clone(&proxy), Arc::clone(&proxy));
+    let caching = Arc::clone(&proxy);
     let ready = move || !requests.is_closed() && !shared.not_ready.load(Ordering::Acquire);
     admin::AdminState {
         metrics,
         backends: Box::new(move || samples(&proxy)),
         certificates: Box::new(move || certificates(&listening)),
+        cache: Box::new(move || stores(&caching)),
         ready: Box::new(ready),
     }
+}
+
+fn stores(proxy: &SharedState) -> Vec<CacheSample> {
+    let (bytes, entries) = proxy.cache.load().usage();
+    vec![CacheSample { store: "memory", bytes, entries }]
 }
 
 fn certificates(proxy: &SharedState) -> Vec<CertificateSample> {

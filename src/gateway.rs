@@ -43,7 +43,7 @@ pub(crate) use self::{
     api::{ApiReport, InvalidRequest},
     auth::AuthState,
     body::{BodyFilter, BodyStream, ReplyBody},
-    cache::{BodyCopy, CacheStore, CacheTicket, PurgeTarget, ResponseStep},
+    cache::{BodyCopy, CacheMetrics, CacheStore, CacheTicket, PurgeTarget, ResponseStep},
     chain::{
         FilterChain, FilterState, FilteredRequest, Interception, PausedRequest, ResponseFilters,
         describe_limit,

@@ -14,7 +14,7 @@ mod sink;
 pub mod stalls;
 
 pub use access_log::AccessLog;
-pub use metrics::{BackendSample, CertificateSample, ListenerMetrics, Metrics};
+pub use metrics::{BackendSample, CacheSample, CertificateSample, ListenerMetrics, Metrics};
 pub use names::ChosenBy;
 pub use notices::{ForwardingFault, Notices};
 pub use record::{RouteLabel, StreamEnd, StreamKind, StreamRecord, StreamStart};

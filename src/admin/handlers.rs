@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::Full;
 
-use crate::observe::{BackendSample, CertificateSample, Metrics, metrics};
+use crate::observe::{BackendSample, CacheSample, CertificateSample, Metrics, metrics};
 
 /// Sources of the replies.
 pub struct AdminState {
@@ -20,6 +20,8 @@ pub struct AdminState {
     pub backends: Box<dyn Fn() -> Vec<BackendSample> + Send + Sync>,
     /// Returns the certificates that listeners currently use.
     pub certificates: Box<dyn Fn() -> Vec<CertificateSample> + Send + Sync>,
+    /// Returns what the stores of responses use.
+    pub cache: Box<dyn Fn() -> Vec<CacheSample> + Send + Sync>,
     /// Whether new clients should be sent here: the process serves and does not drain.
     pub ready: Box<dyn Fn() -> bool + Send + Sync>,
 }
@@ -35,7 +37,8 @@ pub fn answer(method: &Method, path: &str, state: &AdminState) -> Response<Full<
     match path {
         "/metrics" => {
             let certificates = (state.certificates)().into_iter();
-            let body = state.metrics.encode((state.backends)().into_iter(), certificates);
+            let (backends, cache) = ((state.backends)().into_iter(), (state.cache)().into_iter());
+            let body = state.metrics.encode(backends, certificates, cache);
             reply(StatusCode::OK, metrics::CONTENT_TYPE, body)
         }
         "/live" => text(StatusCode::OK, "live\n"),

@@ -186,6 +186,7 @@ mod tests {
             metrics: Arc::new(Metrics::new()),
             backends: Box::new(Vec::new),
             certificates: Box::new(Vec::new),
+            cache: Box::new(Vec::new),
             ready: Box::new(move || switch.load(SeqCst)),
         };
         let listener = bind_one("127.0.0.1:0".parse().unwrap()).unwrap();

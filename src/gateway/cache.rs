@@ -19,6 +19,7 @@
 mod conditions;
 mod directives;
 mod flight;
+mod metrics;
 mod policy;
 mod range;
 mod status;
@@ -46,6 +47,7 @@ use self::{
     stored::StoredResponse,
 };
 pub(crate) use self::{
+    metrics::CacheMetrics,
     store::{CacheStore, PurgeTarget},
     ticket::{BodyCopy, CacheTicket, ResponseStep},
 };
@@ -130,10 +132,13 @@ impl RouteCache {
             StoredReuse::Fresh => {
                 let mut reply = stored.reply(stored.asked(request), now);
                 CacheOutcome::hit(stored.freshness.remaining(now)).write(reply.fields());
+                if !facts.preview {
+                    self.store.metrics().hits.inc();
+                }
                 CacheAnswer::Stored(reply)
             }
             _ if facts.preview => CacheAnswer::Pass,
-            _ if directives.only_if_cached => CacheAnswer::Stored(status::not_stored()),
+            _ if directives.only_if_cached => self.refuse(),
             reuse => {
                 let reason =
                     if directives.no_cache { ForwardReason::Request } else { ForwardReason::Stale };
@@ -141,9 +146,10 @@ impl RouteCache {
                 let joins = reason == ForwardReason::Stale && policy::is_cacheable_request(request);
                 let guard = match joins.then(|| self.store.join(&key)) {
                     Some(Turn::Waits(_)) if reuse == StoredReuse::WhileRevalidating => {
+                        self.store.metrics().stale.inc();
                         return CacheAnswer::Stored(stale_reply(&stored, request, now));
                     }
-                    Some(Turn::Waits(receiver)) if waits => return CacheAnswer::Wait(receiver),
+                    Some(Turn::Waits(receiver)) if waits => return self.wait(receiver),
                     Some(Turn::Leads(guard)) => Some(guard),
                     _ => None,
                 };
@@ -157,7 +163,10 @@ impl RouteCache {
                 }
                 ticket.validate(stored, asked);
                 match stale {
-                    Some(reply) => CacheAnswer::Renew(reply, Box::new(ticket)),
+                    Some(reply) => {
+                        ticket.renews_behind_reply();
+                        CacheAnswer::Renew(reply, Box::new(ticket))
+                    }
                     None => CacheAnswer::Forward(Box::new(ticket)),
                 }
             }
@@ -174,16 +183,27 @@ impl RouteCache {
         waits: bool,
     ) -> CacheAnswer {
         if directives.only_if_cached {
-            return CacheAnswer::Stored(status::not_stored());
+            return self.refuse();
         }
         if !policy::fills(request) || self.store.is_unstorable(&key) {
             return self.forward(key, reason, request, None);
         }
         match self.store.join(&key) {
             Turn::Leads(guard) => self.forward(key, reason, request, Some(guard)),
-            Turn::Waits(receiver) if waits => CacheAnswer::Wait(receiver),
+            Turn::Waits(receiver) if waits => self.wait(receiver),
             Turn::Waits(_) => self.forward(key, reason, request, None),
         }
+    }
+
+    /// The client accepts only a stored response, and there is none.
+    fn refuse(&self) -> CacheAnswer {
+        self.store.metrics().misses.inc();
+        CacheAnswer::Stored(status::not_stored())
+    }
+
+    fn wait(&self, receiver: watch::Receiver<()>) -> CacheAnswer {
+        self.store.metrics().waits.inc();
+        CacheAnswer::Wait(receiver)
     }
 
     fn forward(

@@ -24,11 +24,11 @@ mod scrape;
 
 pub use prometheus_client::metrics::counter::Counter;
 
-pub use self::scrape::{BackendSample, CertificateSample};
-use self::scrape::{register_backends, register_certificates};
+pub use self::scrape::{BackendSample, CacheSample, CertificateSample};
+use self::scrape::{register_backends, register_cache, register_certificates};
 
 use super::names::{self, ChosenBy, metric};
-use crate::{error::Termination, net::client_limits::ClientLimitMetrics};
+use crate::{error::Termination, gateway::CacheMetrics, net::client_limits::ClientLimitMetrics};
 
 /// Media type of the text that [`Metrics::encode`] returns.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -77,6 +77,8 @@ pub struct Metrics {
     pub mirror_failed: Counter,
     /// Requests that were not copied because of a limit.
     pub mirror_skipped: Counter,
+    /// Stored responses.
+    pub(crate) cache: CacheMetrics,
     /// Certificates ordered by ACME.
     pub acme_ok: Counter,
     /// ACME orders that failed.
@@ -157,6 +159,7 @@ impl Metrics {
             mirror_sent: copies("sent"),
             mirror_failed: copies("failed"),
             mirror_skipped: copies("skipped"),
+            cache: cache(&mut registry),
             acme_ok: orders("ok"),
             acme_failed: orders("failed"),
             registry,
@@ -183,17 +186,19 @@ impl Metrics {
         u64::try_from(open.sum::<i64>()).unwrap_or_default()
     }
 
-    /// Encodes all metrics as OpenMetrics text of type [`CONTENT_TYPE`]. `backends` and
-    /// `certificates` give the current state.
+    /// Encodes all metrics as OpenMetrics text of type [`CONTENT_TYPE`]. `backends`,
+    /// `certificates` and `cache` give the current state.
     pub fn encode(
         &self,
         backends: impl Iterator<Item = BackendSample>,
         certificates: impl Iterator<Item = CertificateSample>,
+        cache: impl Iterator<Item = CacheSample>,
     ) -> String {
         let mut scraped = Registry::with_prefix(names::PREFIX);
         self.register_listeners(&mut scraped);
         register_backends(&mut scraped, backends);
         register_certificates(&mut scraped, certificates);
+        register_cache(&mut scraped, cache);
         let mut out = String::new();
         // Writing to a String cannot fail.
         let _ = text::encode_registry(&mut out, &self.registry);
@@ -329,6 +334,39 @@ fn client_limits(registry: &mut Registry) -> ClientLimitMetrics {
     }
 }
 
+fn cache(registry: &mut Registry) -> CacheMetrics {
+    let requests = by_result(
+        registry,
+        metric::CACHE_REQUESTS,
+        "GET and HEAD requests of routes with a cache, by what the cache did",
+    );
+    let evictions = by(
+        "store",
+        registry,
+        metric::CACHE_EVICTIONS,
+        "URLs whose stored responses made room for others",
+    );
+    CacheMetrics {
+        hits: requests("hit"),
+        stale: requests("stale"),
+        revalidated: requests("revalidated"),
+        misses: requests("miss"),
+        waits: plain(
+            registry,
+            metric::CACHE_WAITS,
+            "Requests that waited for the response to another one",
+        ),
+        renewals: plain(
+            registry,
+            metric::CACHE_RENEWALS,
+            "Stale responses that are renewed after the reply",
+        ),
+        stored: plain(registry, metric::CACHE_STORED, "Responses stored or renewed"),
+        evicted: evictions("memory"),
+        purges: plain(registry, metric::CACHE_PURGES, "Commands that removed stored responses"),
+    }
+}
+
 fn plain(registry: &mut Registry, name: &str, help: &str) -> Counter {
     let counter = Counter::default();
     registry.register(name, help, counter.clone());
@@ -359,123 +397,4 @@ fn by(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::error::{FailureKind, Phase, Side};
-
-    fn text(metrics: &Metrics) -> String {
-        metrics.encode(std::iter::empty(), std::iter::empty())
-    }
-
-    fn has(text: &str, line: &str) -> bool {
-        text.lines().any(|other| other == line)
-    }
-
-    #[test]
-    fn streams_are_counted_by_listener_and_termination() {
-        let metrics = Metrics::new();
-        let web = metrics.listener("web");
-        let refused = Termination::Failed(Side::Backend, Phase::Connect, FailureKind::Refused);
-        web.ended(&Termination::Complete, ChosenBy::Sid, 10, 20);
-        web.ended(&Termination::Complete, ChosenBy::Balance, 1, 2);
-        web.ended(&refused, ChosenBy::Balance, 0, 0);
-        let text = text(&metrics);
-        let streams = "moorline_streams_total{listener=\"web\",termination=";
-        assert!(has(&text, &format!("{streams}\"complete\"}} 2")), "{text}");
-        assert!(has(&text, &format!("{streams}\"backend_connect_refused\"}} 1")));
-        assert_eq!(text.matches(streams).count(), 2, "terminations without streams are omitted");
-        assert!(has(&text, "moorline_chosen_total{listener=\"web\",by=\"balance\"} 2"));
-        assert!(has(&text, "moorline_bytes_total{listener=\"web\",direction=\"out\"} 22"));
-    }
-
-    #[test]
-    fn guards_count_open_connections_and_tunnels() {
-        let metrics = Metrics::new();
-        let web = metrics.listener("web");
-        let (first, second) = (web.accept(), web.accept());
-        let tunnel = web.tunnel();
-        web.handshake(true);
-        let open = text(&metrics);
-        assert!(has(&open, "moorline_connections{listener=\"web\"} 2"), "{open}");
-        assert!(has(&open, "moorline_tunnels{listener=\"web\"} 1"));
-        assert!(has(
-            &open,
-            "moorline_tls_handshakes_total{listener=\"web\",session=\"resumed\"} 1"
-        ));
-        drop((first, second, tunnel));
-        let closed = text(&metrics);
-        assert!(has(&closed, "moorline_connections{listener=\"web\"} 0"));
-        assert!(has(&closed, "moorline_tunnels{listener=\"web\"} 0"));
-        assert!(has(&closed, "moorline_accepted_total{listener=\"web\"} 2"));
-    }
-
-    #[test]
-    fn a_listener_keeps_its_counters_across_reloads() {
-        let metrics = Metrics::new();
-        let before = metrics.listener("web");
-        let after = metrics.listener("web");
-        assert!(Arc::ptr_eq(&before, &after));
-        assert!(!Arc::ptr_eq(&before, &metrics.listener("secure")));
-    }
-
-    #[test]
-    fn backends_are_read_at_each_scrape() {
-        let metrics = Metrics::new();
-        let sample = BackendSample {
-            pool: "chat".to_owned(),
-            name: "10.0.0.1:3000".to_owned(),
-            up: true,
-            draining: false,
-            sessions: 7,
-            requests: 3,
-            idle: 2,
-            ejected: true,
-            ramp: 0.5,
-            connections: 5,
-            pending: 4,
-            waiting: 9,
-        };
-        let labels = "{pool=\"chat\",backend=\"10.0.0.1:3000\"}";
-        let text = metrics.encode([sample.clone()].into_iter(), std::iter::empty());
-        for (name, value) in [
-            ("up", "1"),
-            ("draining", "0"),
-            ("ejected", "1"),
-            ("weight_share", "0.5"),
-            ("sessions", "7"),
-            ("requests", "3"),
-            ("idle_connections", "2"),
-            ("connections", "5"),
-            ("pending_requests", "4"),
-            ("waiting_sessions", "9"),
-        ] {
-            assert!(has(&text, &format!("moorline_backend_{name}{labels} {value}")), "{text}");
-        }
-        let gone = metrics.encode(std::iter::empty(), std::iter::empty());
-        assert!(!gone.contains(labels), "a removed backend has no metrics");
-    }
-
-    #[test]
-    fn the_text_is_a_valid_exposition() {
-        let metrics = Metrics::new();
-        metrics.reloads_ok.inc();
-        metrics.owner_unknown.inc();
-        metrics.access_log_dropped.inc_by(3);
-        metrics.listener("a\"b\\c\nd");
-        let text = text(&metrics);
-        assert!(text.ends_with("# EOF\n"));
-        assert_eq!(text.matches("# EOF").count(), 1);
-        assert!(has(&text, "moorline_reloads_total{result=\"ok\"} 1"));
-        assert!(has(&text, "moorline_reloads_total{result=\"refused\"} 0"));
-        assert!(has(&text, "moorline_owner_searches_total{result=\"unknown\"} 1"));
-        assert!(has(&text, "moorline_access_log_dropped_total 3"));
-        assert!(has(&text, "moorline_accepted_total{listener=\"a\\\"b\\\\c\\nd\"} 0"));
-        let typed: Vec<_> = text.lines().filter(|line| line.starts_with("# TYPE")).collect();
-        let mut unique = typed.clone();
-        unique.sort_unstable();
-        unique.dedup();
-        assert_eq!(typed.len(), unique.len());
-        let ours = |line: &str| line.starts_with('#') || line.starts_with("moorline_");
-        assert!(text.lines().all(ours));
-    }
-}
+mod tests;

@@ -10,7 +10,7 @@ use std::{
 use moorline::{
     error::Termination,
     observe::{
-        metrics::{BackendSample, CertificateSample, Metrics},
+        metrics::{BackendSample, CacheSample, CertificateSample, Metrics},
         names::ChosenBy,
     },
 };
@@ -97,7 +97,8 @@ fn scrape() -> String {
     let expires = UNIX_EPOCH + Duration::from_secs(2_000_000_000);
     let certificate =
         CertificateSample { listener: "web".to_owned(), name: "localhost".to_owned(), expires };
-    metrics.encode([backend].into_iter(), [certificate].into_iter())
+    let stores = ["memory"].map(|store| CacheSample { store, bytes: 0, entries: 0 });
+    metrics.encode([backend].into_iter(), [certificate].into_iter(), stores.into_iter())
 }
 
 /// Labels whose values come from the configuration or from a long list; the others are listed with their values.

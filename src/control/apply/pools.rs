@@ -112,7 +112,8 @@ impl ControlTask {
         if store.memory() == config.cache.memory {
             return store;
         }
-        let store = Arc::new(CacheStore::new(config.cache.memory));
+        let store =
+            Arc::new(CacheStore::new(config.cache.memory, self.proxy.metrics.cache.clone()));
         self.proxy.cache.store(Arc::clone(&store));
         store
     }

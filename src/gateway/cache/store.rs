@@ -8,12 +8,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use moka::{Expiry, ops::compute::Op, sync::Cache};
+use moka::{Expiry, notification::RemovalCause, ops::compute::Op, sync::Cache};
 use moorline_http::Head;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 use super::{
     flight::{Flights, Turn},
+    metrics::CacheMetrics,
     stored::StoredResponse,
 };
 
@@ -37,6 +38,7 @@ pub(crate) struct CacheStore {
     /// Counts purges. A response that was requested before one is not stored.
     purges: AtomicU64,
     flights: Arc<Flights>,
+    metrics: CacheMetrics,
     /// Maximum size, in bytes.
     memory: u64,
 }
@@ -142,16 +144,23 @@ impl Expiry<u128, Arc<Resource>> for KeptFor {
 
 impl CacheStore {
     /// Creates a store that uses at most `memory` bytes.
-    pub(crate) fn new(memory: u64) -> Self {
+    pub(crate) fn new(memory: u64, metrics: CacheMetrics) -> Self {
         let weigh = |_: &u128, resource: &Arc<Resource>| {
             let sizes = resource.variants.iter().map(|stored| stored.size());
             u32::try_from(sizes.sum::<usize>() + resource.key.url.len() + 128).unwrap_or(u32::MAX)
+        };
+        let evicted = metrics.evicted.clone();
+        let count = move |_: Arc<u128>, _: Arc<Resource>, cause: RemovalCause| {
+            if cause == RemovalCause::Size {
+                evicted.inc();
+            }
         };
         Self {
             resources: Cache::builder()
                 .max_capacity(memory)
                 .weigher(weigh)
                 .expire_after(KeptFor)
+                .eviction_listener(count)
                 .build(),
             unstorable: Cache::builder()
                 .max_capacity(MOST_UNSTORABLE)
@@ -163,6 +172,7 @@ impl CacheStore {
                 .build(),
             purges: AtomicU64::new(0),
             flights: Arc::default(),
+            metrics,
             memory,
         }
     }
@@ -170,6 +180,10 @@ impl CacheStore {
     /// Maximum size, in bytes.
     pub(crate) fn memory(&self) -> u64 {
         self.memory
+    }
+
+    pub(super) fn metrics(&self) -> &CacheMetrics {
+        &self.metrics
     }
 
     /// Joins the requests for this key.
@@ -203,6 +217,7 @@ impl CacheStore {
             return;
         }
         self.unstorable.invalidate(&key.hash);
+        self.metrics.stored.inc();
         let stored = Arc::new(stored);
         self.resources.entry(key.hash).and_compute_with(|entry| {
             let old = entry.map(|entry| entry.into_value()).filter(|old| old.key == *key);
@@ -235,6 +250,7 @@ impl CacheStore {
     /// Removes responses at once, and returns how many URLs had one.
     pub(crate) fn purge(&self, target: &PurgeTarget) -> u64 {
         self.purges.fetch_add(1, Ordering::AcqRel);
+        self.metrics.purges.inc();
         let matches = |resource: &Resource| match target {
             PurgeTarget::All => true,
             PurgeTarget::Url(url) => *resource.key.url == **url,

@@ -5,9 +5,11 @@ use std::{sync::Arc, time::SystemTime};
 use bytes::{Bytes, BytesMut};
 use http::{Method, StatusCode};
 use moorline_http::{BodyLength, FieldId, RequestHead, ResponseHead};
+use prometheus_client::metrics::counter::Counter;
 
 use super::{
     flight::FlightGuard,
+    metrics::CacheMetrics,
     policy::{CacheExchange, is_cacheable_request},
     status::{CacheOutcome, ForwardReason},
     store::{CacheKey, CacheStore, StoreMoment},
@@ -30,6 +32,8 @@ pub(crate) struct CacheTicket {
     since: StoreMoment,
     /// Others wait until it is dropped.
     guard: Option<FlightGuard>,
+    /// The client has its reply.
+    behind_reply: bool,
 }
 
 /// What happens with a response.
@@ -59,7 +63,8 @@ impl CacheTicket {
         guard: Option<FlightGuard>,
     ) -> Self {
         let (since, sent, request) = (store.moment(), SystemTime::now(), request.clone());
-        Self { store, config, key, reason, request, validated: None, sent, since, guard }
+        let (validated, behind_reply) = (None, false);
+        Self { store, config, key, reason, request, validated, sent, since, guard, behind_reply }
     }
 
     /// The client was authenticated here, perhaps by a cookie: like a request with `Authorization` (RFC 9111 §3.5), it
@@ -67,6 +72,20 @@ impl CacheTicket {
     pub(in crate::gateway) fn authenticated(&mut self) {
         if !self.request.head.has(FieldId::Authorization) {
             self.request.head.set(FieldId::Authorization, "-");
+        }
+    }
+
+    /// The client has its reply already.
+    pub(super) fn renews_behind_reply(&mut self) {
+        self.behind_reply = true;
+        self.store.metrics().stale.inc();
+        self.store.metrics().renewals.inc();
+    }
+
+    /// Counts what the client gets, once.
+    fn count(&self, counter: impl FnOnce(&CacheMetrics) -> &Counter) {
+        if !self.behind_reply {
+            counter(self.store.metrics()).inc();
         }
     }
 
@@ -97,6 +116,7 @@ impl CacheTicket {
                 ));
             }
         }
+        self.count(|metrics| &metrics.misses);
         let stored = match is_cacheable_request(&self.request) {
             true => StoredResponse::of(&self.config, &self.request, response, exchange),
             false => None,
@@ -117,8 +137,16 @@ impl CacheTicket {
     /// The reply to a request that the backend could not answer, if a stored response may replace the error.
     pub(crate) fn fail(mut self) -> Option<LocalReply> {
         let now = SystemTime::now();
-        let (stored, asked) = self.validated.take()?;
-        stored.freshness.may_replace_error(now).then(|| self.stale(&stored, asked, None, now))
+        let validated = self.validated.take();
+        match validated.filter(|(stored, _)| stored.freshness.may_replace_error(now)) {
+            Some((stored, asked)) => Some(self.stale(&stored, asked, None, now)),
+            None => {
+                if self.reason != ForwardReason::Method {
+                    self.count(|metrics| &metrics.misses);
+                }
+                None
+            }
+        }
     }
 
     fn fits(&self, stored: &StoredResponse, length: BodyLength) -> bool {
@@ -139,6 +167,7 @@ impl CacheTicket {
         response: &ResponseHead,
         exchange: CacheExchange,
     ) -> LocalReply {
+        self.count(|metrics| &metrics.revalidated);
         let (now, outcome) = (exchange.received, CacheOutcome::forwarded(self.reason));
         let outcome = outcome.with_status(response.status);
         match stored.updated(&self.config, &self.request, response, exchange) {
@@ -164,6 +193,7 @@ impl CacheTicket {
         status: Option<StatusCode>,
         now: SystemTime,
     ) -> LocalReply {
+        self.count(|metrics| &metrics.stale);
         let mut reply = stored.reply(asked, now);
         let outcome = CacheOutcome::stale_hit(stored.freshness.stale_for(now));
         let outcome = status.map_or(outcome, |status| outcome.with_status(status));

@@ -164,6 +164,30 @@ pub(super) fn register_certificates(
     }
 }
 
+/// A store of responses at a scrape.
+#[derive(Clone, Copy, Debug)]
+pub struct CacheSample {
+    /// Name of the store, of a fixed set.
+    pub store: &'static str,
+    /// Bytes in use.
+    pub bytes: u64,
+    /// URLs with stored responses.
+    pub entries: u64,
+}
+
+pub(super) fn register_cache(registry: &mut Registry, stores: impl Iterator<Item = CacheSample>) {
+    let bytes = levels(registry, metric::CACHE_BYTES, "Bytes that stored responses use");
+    let entries = levels(registry, metric::CACHE_ENTRIES, "URLs with stored responses");
+    for sample in stores {
+        let labels = [("store", sample.store.to_owned())];
+        let set = |family: &Family<Labels<1>, Gauge>, value: u64| {
+            family.get_or_create(&labels).set(i64::try_from(value).unwrap_or(i64::MAX));
+        };
+        set(&bytes, sample.bytes);
+        set(&entries, sample.entries);
+    }
+}
+
 /// A family of counters that is filled for one scrape.
 struct CounterFamily<const N: usize>(Family<Labels<N>, Counter>);
 

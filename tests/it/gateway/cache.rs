@@ -1,9 +1,10 @@
 //! Stored responses.
 
+mod counting;
+mod renewal;
+
 use super::{get, routed};
-use crate::support::{
-    Backend, Message, Proxy, Raw, message, node::handshake_target, wait_for, websocket,
-};
+use crate::support::{Backend, Message, Proxy, Raw, message, node::handshake_target, websocket};
 
 const FRESH: &str = "Cache-Control: max-age=600\r\n";
 
@@ -370,31 +371,5 @@ async fn requests_for_one_response_go_to_the_backend_once() {
     }
     assert_eq!(backend.requests().len(), 1);
     drop((clients, peer, backend));
-    proxy.finish().await;
-}
-
-#[tokio::test]
-async fn a_stale_response_is_renewed_behind_the_reply() {
-    const STALE: &str = "ETag: \"x\"\r\nCache-Control: max-age=0, stale-while-revalidate=600\r\n";
-    let backend = Backend::manual().await;
-    let proxy = routed(&backend, "cache = true\n").await;
-    let mut client = Raw::connect(proxy.web()).await;
-    client.send(message::get("/", "")).await;
-    let peer = backend.peer_for("/").await;
-    peer.send(message::reply("200 OK", STALE, "old")).await;
-    assert_eq!(client.response().await.text(), "old");
-    // Both get their reply before the backend answers; one of them renews it.
-    for _ in 0..2 {
-        let stale = get(&proxy, "/", "").await;
-        assert_eq!(
-            (stale.text().as_str(), cache_status(&stale).as_str()),
-            ("old", "moorline; hit")
-        );
-    }
-    wait_for("the validation", || (backend.requests().len() == 2).then_some(())).await;
-    assert_eq!(backend.requests()[1].header("if-none-match"), Some("\"x\""));
-    peer.send(message::reply("200 OK", FRESH, "new")).await;
-    while get(&proxy, "/", "").await.text() != "new" {}
-    drop((client, peer, backend));
     proxy.finish().await;
 }
