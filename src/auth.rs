@@ -21,7 +21,9 @@ mod forward;
 mod identity;
 mod jwks;
 mod jwt;
+mod oidc;
 mod passwords;
+mod remote;
 mod sessions;
 mod token;
 
@@ -37,13 +39,17 @@ pub(crate) use self::{
     api_keys::ApiKeys,
     fault::AuthFault,
     forward::{ForwardAnswer, ForwardAuth, ForwardFacts, ForwardGrant, is_confusable},
-    identity::{AuthMethod, Identity},
+    identity::{AuthMethod, Identity, LoginId},
     jwt::{JwtVerifier, TokenCheck},
+    oidc::{
+        LoginFacts, LoginFault, LoginPage, LoginReply, LoginSeal, OidcLogin, OidcProvider,
+        is_navigation,
+    },
     passwords::{PasswordCheck, Passwords},
     sessions::{BoundSession, BoundTunnel, SessionIdentities},
     token::{basic, presented},
 };
-use crate::config::{BasicConfig, ForwardAuthConfig, JwtConfig};
+use crate::config::{BasicConfig, ForwardAuthConfig, JwtConfig, OidcConfig};
 
 /// The verifiers of a process that keep a state, by their configuration.
 #[derive(Debug, Default)]
@@ -51,6 +57,7 @@ pub(crate) struct Verifiers {
     jwt: Mutex<HashMap<JwtConfig, Weak<JwtVerifier>>>,
     basic: Mutex<HashMap<BasicConfig, Weak<Passwords>>>,
     forward: Mutex<HashMap<ForwardAuthConfig, Weak<ForwardAuth>>>,
+    oidc: Mutex<HashMap<OidcConfig, Weak<OidcProvider>>>,
     turns: PasswordTurns,
 }
 
@@ -68,6 +75,11 @@ impl Verifiers {
     /// Returns the client of the server of this configuration; a new one only if no route uses it yet.
     pub(crate) fn forward(&self, config: &ForwardAuthConfig) -> Arc<ForwardAuth> {
         shared(&self.forward, config, || ForwardAuth::new(config.clone()))
+    }
+
+    /// Returns the provider of this configuration; a new one only if no route uses it yet.
+    pub(crate) fn oidc(&self, config: &OidcConfig) -> Arc<OidcProvider> {
+        shared(&self.oidc, config, || OidcProvider::new(config.clone()))
     }
 }
 

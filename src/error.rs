@@ -97,6 +97,8 @@ pub enum FailureKind {
     Denied,
     /// Pages of this origin may not do this.
     OriginDenied,
+    /// A browser has not finished a login as it must.
+    LoginFailed,
     /// Credentials cannot be checked at present.
     AuthUnavailable,
     /// Every backend of the pool is down, or the pool is empty.
@@ -253,6 +255,7 @@ impl fmt::Display for FailureKind {
             Self::Unauthenticated(_) => "no valid credentials",
             Self::Denied => "not allowed for this client",
             Self::OriginDenied => "not allowed for pages of this origin",
+            Self::LoginFailed => "the login has failed",
             Self::AuthUnavailable => "credentials cannot be checked",
             Self::NotAdmitted => "too many new sessions for the backend",
             Self::Refused => "connection refused",

@@ -40,6 +40,8 @@ pub(crate) enum AuthFault {
     Revoked,
     /// There are no keys: they could never be fetched.
     NoKeys,
+    /// A browser has to log in.
+    LoginNeeded,
     /// Too many credentials are being checked.
     Busy,
     /// Another server refuses the request, with this response.
@@ -77,6 +79,7 @@ impl fmt::Display for AuthFault {
                 write!(f, "refused by forward auth with status {}", response.status().as_u16())
             }
             Self::Undecided(reason) => write!(f, "no decision by forward auth: {reason}"),
+            Self::LoginNeeded => f.write_str("a login is needed"),
             Self::Busy => f.write_str("too many passwords are being checked"),
         }
     }

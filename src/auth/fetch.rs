@@ -31,13 +31,7 @@ pub(super) async fn fetch(
     max_body: usize,
     deadline: Duration,
 ) -> Result<Bytes, String> {
-    match timeout(deadline, exchange(url, accept, max_body)).await {
-        Ok(Ok(body)) => Ok(body),
-        Ok(Err(error)) => Err(with_sources(&*error)),
-        Err(_) => {
-            Err(format!("no complete response within {}", humantime::format_duration(deadline)))
-        }
-    }
+    within(deadline, exchange(url, accept, max_body)).await
 }
 
 async fn exchange(
@@ -110,4 +104,47 @@ async fn tls() -> Result<Arc<ClientConfig>, Box<dyn Error + Send + Sync>> {
     }
     let config = spawn_blocking(|| tls_client::client_trusting(None)).await??;
     Ok(Arc::clone(TLS.get_or_init(|| config)))
+}
+
+/// Sends a form to a URL, with `Authorization` if wanted. Returns the status and the body of the response.
+///
+/// # Errors
+/// There was no response in time; with the reason.
+pub(super) async fn post_form(
+    url: &str,
+    form: String,
+    authorization: Option<String>,
+    max_body: usize,
+    deadline: Duration,
+) -> Result<(StatusCode, Bytes), String> {
+    let exchange = async {
+        let endpoint = Endpoint::of(url);
+        let mut request = Request::post(endpoint.target())
+            .header(header::HOST, endpoint.authority())
+            .header(header::USER_AGENT, "moorline")
+            .header(header::ACCEPT, "application/json")
+            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .header(header::CONNECTION, "close");
+        if let Some(authorization) = authorization {
+            request = request.header(header::AUTHORIZATION, authorization);
+        }
+        let request = request.body(Full::from(form))?;
+        let response = endpoint.connect().await?.exchange(request, max_body).await?;
+        Ok::<_, Box<dyn Error + Send + Sync>>((response.status(), response.into_body()))
+    };
+    within(deadline, exchange).await
+}
+
+/// Ends an exchange at its deadline, and describes its failure.
+async fn within<T>(
+    deadline: Duration,
+    exchange: impl Future<Output = Result<T, Box<dyn Error + Send + Sync>>>,
+) -> Result<T, String> {
+    match timeout(deadline, exchange).await {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(error)) => Err(with_sources(&*error)),
+        Err(_) => {
+            Err(format!("no complete response within {}", humantime::format_duration(deadline)))
+        }
+    }
 }

@@ -19,7 +19,12 @@ pub(crate) enum AuthMethod {
     Certificate,
     /// To another server.
     Forward,
+    /// By a login at an OpenID provider.
+    Login,
 }
+
+/// Number of a login: random, so that it is different for each.
+pub(crate) type LoginId = [u8; 16];
 
 /// A verified client.
 #[derive(Debug, Default)]
@@ -36,6 +41,8 @@ pub(crate) struct Identity {
     pub(crate) expires: Option<u64>,
     /// Claims of the token.
     pub(crate) claims: Map<String, Value>,
+    /// The login, if the client has logged in.
+    pub(crate) login: Option<LoginId>,
 }
 
 impl Identity {

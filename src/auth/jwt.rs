@@ -11,7 +11,8 @@ use serde_json::{Map, Value};
 use super::{
     AuthFault, Identity,
     credential_cache::{self, CredentialCache},
-    jwks::{KeyWait, RemoteKeys},
+    jwks::{self, RemoteKeys},
+    remote::FetchWait,
     token::{LONGEST, SignedToken},
 };
 use crate::config::{self, JwtConfig, KeySource, VerificationKey};
@@ -41,7 +42,7 @@ pub(crate) enum TokenCheck {
     /// The token was checked.
     Done(Result<Arc<Identity>, AuthFault>),
     /// The keys must be fetched first. Then the token is checked again, with [`JwtVerifier::check_now`].
-    Waits(KeyWait),
+    Waits(FetchWait),
 }
 
 impl JwtVerifier {
@@ -56,7 +57,7 @@ impl JwtVerifier {
                 Keys::Fixed(keys.collect())
             }
             KeySource::Url { url, refresh, timeout } => {
-                Keys::Remote(RemoteKeys::new(url.clone(), *refresh, *timeout))
+                Keys::Remote(jwks::keys_from(url.clone(), *refresh, *timeout))
             }
         };
         Self { config, keys, verified: CredentialCache::default() }
@@ -81,7 +82,7 @@ impl JwtVerifier {
                 Some(wait) => TokenCheck::Waits(wait),
                 None => TokenCheck::Done(Err(AuthFault::NoKeys)),
             },
-            Err(AuthFault::UnknownKey) => match remote.fetch_unknown() {
+            Err(AuthFault::UnknownKey) => match remote.fetch_missing() {
                 Some(wait) => TokenCheck::Waits(wait),
                 None => TokenCheck::Done(Err(AuthFault::UnknownKey)),
             },

@@ -16,7 +16,7 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 
-use super::Identity;
+use super::{Identity, LoginId};
 use crate::{
     config::SessionAuthConfig,
     tunnel::{CloseReason, TunnelCloser},
@@ -37,7 +37,12 @@ pub(crate) struct SessionIdentities {
     tunnels: Mutex<Tunnels>,
     /// When the tokens of subjects were revoked, in seconds since 1970.
     revoked: ArcSwapOption<HashMap<Box<str>, u64>>,
+    /// Logins that were ended, and when they would have ended by themselves.
+    ended_logins: ArcSwapOption<HashMap<LoginId, u64>>,
 }
+
+/// Maximum number of ended logins. The one that would have ended first is dropped first.
+const MOST_ENDED: usize = 10_000;
 
 /// Pool and sid.
 type SessionKey = (Box<str>, Box<str>);
@@ -165,17 +170,37 @@ impl SessionIdentities {
     /// sessions and of tunnels that end.
     pub(crate) fn revoke(&self, subject: &str, now: u64) -> (usize, usize) {
         self.refuse_tokens(subject, now);
+        self.end(|identity| *identity.subject == *subject, now)
+    }
+
+    /// Ends a login, which would have ended `until`: its cookie is refused from now on, and its sessions and tunnels end.
+    pub(crate) fn end_login(&self, login: LoginId, until: u64, now: u64) {
+        self.ended_logins.rcu(|ended| {
+            let mut ended = ended.as_deref().cloned().unwrap_or_default();
+            ended.retain(|_, until| *until > now);
+            if ended.len() >= MOST_ENDED {
+                let first = ended.iter().min_by_key(|(_, until)| **until).map(|(login, _)| *login);
+                first.and_then(|login| ended.remove(&login));
+            }
+            ended.insert(login, until);
+            Some(Arc::new(ended))
+        });
+        self.end(|identity| identity.login == Some(login), now);
+    }
+
+    /// Ends the sessions and tunnels of some identities. Returns their numbers.
+    fn end(&self, is_theirs: impl Fn(&Identity) -> bool, now: u64) -> (usize, usize) {
         let mut sessions = 0;
         for shard in &self.shards {
             for bound in lock(shard).values_mut() {
-                if *bound.identity.subject == *subject && !bound.has_ended(now) {
+                if is_theirs(&bound.identity) && !bound.has_ended(now) {
                     bound.revoked = true;
                     sessions += 1;
                 }
             }
         }
         let tunnels = self.tunnels();
-        let theirs = tunnels.open.values().filter(|open| *open.bound.identity.subject == *subject);
+        let theirs = tunnels.open.values().filter(|open| is_theirs(&open.bound.identity));
         let closed =
             theirs.filter(|tunnel| tunnel.closer.close(CloseReason::Revoked, tunnel.close_code));
         (sessions, closed.count())
@@ -194,8 +219,13 @@ impl SessionIdentities {
         });
     }
 
-    /// Whether the token of an identity was revoked. A token without a time of issue counts as old.
+    /// Whether the token of an identity was revoked, or its login ended. A token without a time of issue counts as old.
     pub(crate) fn is_revoked(&self, identity: &Identity) -> bool {
+        if let (Some(login), Some(ended)) = (&identity.login, &*self.ended_logins.load())
+            && ended.contains_key(login)
+        {
+            return true;
+        }
         let revoked = self.revoked.load();
         let at = revoked.as_ref().and_then(|revoked| revoked.get(&identity.subject));
         at.is_some_and(|at| identity.issued.is_none_or(|issued| issued <= *at))
@@ -281,6 +311,16 @@ mod tests {
         assert!(identities.find("chat", "s1").unwrap().has_ended(71));
         assert!(!identities.find("chat", "s2").unwrap().has_ended(71));
         assert!(identities.is_revoked(&old.identity) && !identities.is_revoked(&new.identity));
+        let id = [7; 16];
+        let login = |login| Identity { login, subject: "cleo".into(), ..Identity::default() };
+        let (login, other) = (login(Some(id)), login(Some([8; 16])));
+        identities.bind("chat", "s3", &BoundSession::new(Arc::new(login), &POLICY));
+        identities.bind("chat", "s4", &BoundSession::new(Arc::new(other), &POLICY));
+        identities.end_login(id, 500, 70);
+        let (login, other) =
+            (identities.find("chat", "s3").unwrap(), identities.find("chat", "s4").unwrap());
+        assert!(login.has_ended(71) && identities.is_revoked(&login.identity));
+        assert!(!other.has_ended(71) && !identities.is_revoked(&other.identity));
         for n in 0..MOST_REVOKED as u64 + 5 {
             identities.refuse_tokens(&n.to_string(), n + 100);
         }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use moorline_http::{FieldId, RequestHead};
+use moorline_http::{FieldId, Head, RequestHead};
 use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value};
 
@@ -60,17 +60,10 @@ fn token_at<'r>(
             Some(value) => text(value.trim_ascii()).map(|value| Some(Cow::Borrowed(value))),
             None => Ok(None),
         },
-        TokenPlace::Cookie(name) => {
-            let cookies = request.head.all(FieldId::Cookie).flat_map(|f| f.split(|b| *b == b';'));
-            let values = cookies.filter_map(|cookie| {
-                let (found, value) = split(cookie.trim_ascii(), b'=')?;
-                (found == name.as_bytes()).then_some(value)
-            });
-            match only(values)? {
-                Some(value) => text(unquoted(value)).map(|token| Some(Cow::Borrowed(token))),
-                None => Ok(None),
-            }
-        }
+        TokenPlace::Cookie(name) => match only(cookies(&request.head, name))? {
+            Some(value) => text(unquoted(value)).map(|token| Some(Cow::Borrowed(token))),
+            None => Ok(None),
+        },
         TokenPlace::Query(name) => {
             let pairs = request.query().unwrap_or_default().split('&');
             let values = pairs.filter_map(|pair| {
@@ -96,8 +89,17 @@ fn token_at<'r>(
     }
 }
 
+/// The values of the cookies with this name.
+pub(super) fn cookies<'h>(head: &'h Head, name: &str) -> impl Iterator<Item = &'h [u8]> {
+    let cookies = head.all(FieldId::Cookie).flat_map(|field| field.split(|byte| *byte == b';'));
+    cookies.filter_map(move |cookie| {
+        let (found, value) = split(cookie.trim_ascii(), b'=')?;
+        (found == name.as_bytes()).then_some(value)
+    })
+}
+
 /// The only value. Of several, two readers might take different ones.
-fn only<T>(mut values: impl Iterator<Item = T>) -> Result<Option<T>, AuthFault> {
+pub(super) fn only<T>(mut values: impl Iterator<Item = T>) -> Result<Option<T>, AuthFault> {
     let first = values.next();
     match values.next() {
         Some(_) => Err(AuthFault::Malformed("several in one place")),

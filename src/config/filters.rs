@@ -61,8 +61,8 @@ const FRAMING: [&str; 9] = [
     "expect",
 ];
 
-/// Reads the filters of a route.
-pub(super) fn filters(table: &TomlTable<'_>) -> FilterConfig {
+/// Reads the filters of a route with this path.
+pub(super) fn filters(table: &TomlTable<'_>, path: &str) -> FilterConfig {
     let read = |key| table.value(key);
     let (request_headers, response_headers) =
         read("headers").map(|value| headers(&value)).unwrap_or_default();
@@ -74,7 +74,7 @@ pub(super) fn filters(table: &TomlTable<'_>) -> FilterConfig {
         let wrong = InvalidValue::new(format!("the key \"{}\" needs `auth`", limit.key.written()));
         value.fault(wrong.help("add `auth` to the route, or use another key"));
     }
-    FilterConfig {
+    let config = FilterConfig {
         rewrite: read("rewrite").map(|value| rewrite(&value)).unwrap_or_default(),
         addresses: AddressRules {
             allow: read("allow").map(|value| networks::all(&value)).unwrap_or_default(),
@@ -85,7 +85,7 @@ pub(super) fn filters(table: &TomlTable<'_>) -> FilterConfig {
         request_headers,
         response_headers,
         max_body: read("max_body").and_then(|v| v.size(0..=LARGEST_BODY)).map(|size| size as u64),
-        auth: read("auth").and_then(|value| auth::auth(&value)),
+        auth: read("auth").and_then(|value| auth::auth(&value, path)),
         maintenance: read("maintenance").and_then(|value| maintenance(&value)),
         compress: read("compress").and_then(|value| bodies::compress(&value)),
         messages: read("messages").and_then(|value| throttle::messages(&value)),
@@ -94,7 +94,11 @@ pub(super) fn filters(table: &TomlTable<'_>) -> FilterConfig {
         limits,
         cache: read("cache").and_then(|value| cache::cache(&value)),
         openapi: read("openapi").and_then(|value| openapi::openapi(&value)),
+    };
+    if let Some(value) = read("auth") {
+        auth::check_claims(&value, &config);
     }
+    config
 }
 
 /// Reads a location, or a table with it.

@@ -178,7 +178,7 @@ fn by_host(
         None => Vec::new(),
     };
     let error_pages = table.value("error_pages").and_then(|value| error_pages::error_pages(&value));
-    let filters = filters::filters(table);
+    let filters = filters::filters(table, path.as_deref().unwrap_or("/"));
     let conditions = conditions::conditions(table);
     let path = path?;
     let target = target?;

@@ -195,6 +195,7 @@ pub static SECTIONS: &[&Section] = &[
     &MESSAGES,
     &AUTH,
     &JWT,
+    &OIDC,
     &API_KEYS,
     &BASIC,
     &FORWARD_AUTH,

@@ -1,4 +1,4 @@
-//! `cookie_key`, `ticket_keys` and `admin.token`: secrets outside of the configuration's text.
+//! `cookie_key`, `ticket_keys`, `admin.token` and other secrets outside of the configuration's text.
 //!
 //! Invariant: no part of a secret is ever shown. Faults point at the configuration and never into the
 //! file of the secret.
@@ -55,6 +55,18 @@ pub(super) fn jwt_secrets(value: &TomlValue<'_>) -> Option<Vec<Vec<u8>>> {
             at + 1
         )))),
         None => Ok(secrets),
+    })
+}
+
+/// Reads the secret of a client of an OpenID provider from `{ file = "…" }` or `{ env = "NAME" }`.
+pub(super) fn client_secret(value: &TomlValue<'_>) -> Option<String> {
+    let (place, text) = given(value, &schema::COOKIE_KEY, "secret")?;
+    let secret = text.trim();
+    let valid = !secret.is_empty() && !secret.contains(['\n', '\r']);
+    place.checked(match valid {
+        true => Ok(secret.to_owned()),
+        false => Err(InvalidValue::new("the secret is not one line of text")
+            .help("write the secret that the provider has given to this client")),
     })
 }
 

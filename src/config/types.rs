@@ -22,8 +22,9 @@ pub(super) use self::pool::UNIX;
 pub use self::{
     admin::{Admin, AdminRemote, AdminSocket},
     auth::{
-        ApiKey, ApiKeysConfig, AuthConfig, BasicConfig, ForwardAuthConfig, JWT_ALGORITHMS,
-        JwtAlgorithm, JwtConfig, KeySource, RequireConfig, SessionAuthConfig, TokenPlace,
+        ApiKey, ApiKeysConfig, AuthConfig, BasicConfig, ClientSecretPlace, ForwardAuthConfig,
+        JWT_ALGORITHMS, JwtAlgorithm, JwtConfig, KeySource, OidcConfig, RequireConfig,
+        SessionAuthConfig, TokenPlace,
     },
     bodies::{
         BodyChange, CompressConfig, ContentCoding, DecompressConfig, FilesConfig, TransformConfig,

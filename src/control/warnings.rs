@@ -48,6 +48,11 @@ pub(super) fn log(config: &Config, before: &Config) {
              proxies"
         );
     }
+    if seals_logins_with_random_key(config) && !seals_logins_with_random_key(before) {
+        tracing::warn!(
+            "no cookie_key set: logins of `oidc` end with a restart, and are not valid for other proxies; set cookie_key"
+        );
+    }
     let warnings = |config: &Config| {
         let machine = config::warnings::Environment::here(config.places.file(), &[]);
         config::warnings::all(config, &machine)
@@ -73,6 +78,12 @@ fn signs_cookies_with_random_key(config: &Config) -> bool {
             let routed = config.routes.iter().any(|route| route.leads_to(&pool.name));
             routed && pool.sticky.cookie.is_some() && chooses(pool)
         })
+}
+
+/// Whether the cookies of logins are sealed with a random key.
+fn seals_logins_with_random_key(config: &Config) -> bool {
+    let auth = config.routes.iter().filter_map(|route| route.filters.auth.as_ref());
+    config.cookie_keys == SharedKeys::Generated && auth.into_iter().any(|auth| auth.oidc.is_some())
 }
 
 /// Logs warnings about the TLS settings of new and changed listeners.

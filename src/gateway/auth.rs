@@ -5,6 +5,7 @@
 //! another identity is refused.
 
 mod credential;
+mod login;
 mod refusal;
 mod require;
 
@@ -23,11 +24,12 @@ use super::{origins, variables::FilterFacts};
 use crate::{
     auth::{
         self, ApiKeys, AuthFault, BoundSession, ForwardAuth, ForwardGrant, Identity, JwtVerifier,
-        Passwords, SessionIdentities, Verifiers,
+        LoginSeal, OidcLogin, Passwords, SessionIdentities, Verifiers,
     },
     config::{AuthConfig, OriginRules, SessionAuthConfig},
     error::{FailureKind, Phase, ProxyError, Side},
     net::tls::ClientCertificate,
+    sticky::cookie::CookieKeys,
 };
 
 /// State of authentication that outlives configurations.
@@ -46,6 +48,7 @@ pub(super) struct AuthFilter {
     api_keys: Option<ApiKeys>,
     basic: Option<Arc<Passwords>>,
     forward: Option<Arc<ForwardAuth>>,
+    login: Option<Arc<OidcLogin>>,
     require: Requirements,
     /// Pages that may use credentials that a browser adds by itself; `None`: another filter decides.
     origins: Option<OriginRules>,
@@ -111,18 +114,23 @@ struct CheckedRequest {
 }
 
 impl AuthFilter {
-    /// Creates the filter. `origins`: pages that may use credentials that a browser adds by itself.
+    /// Creates the filter. `origins`: pages that may use credentials that a browser adds by itself. `keys`: keys of the cookies
+    /// of logins.
     pub(super) fn new(
         config: &AuthConfig,
         origins: Option<OriginRules>,
         state: &AuthState,
+        keys: &CookieKeys,
     ) -> Arc<Self> {
-        let AuthConfig { jwt, api_keys, basic, forward, require, session } = config;
+        let AuthConfig { jwt, api_keys, basic, forward, oidc, require, session } = config;
         Arc::new(Self {
             jwt: jwt.as_ref().map(|jwt| state.verifiers.jwt(jwt)),
             api_keys: api_keys.as_ref().map(ApiKeys::new),
             basic: basic.as_ref().map(|basic| state.verifiers.basic(basic)),
             forward: forward.as_ref().map(|forward| state.verifiers.forward(forward)),
+            login: oidc.as_ref().map(|oidc| {
+                Arc::new(OidcLogin::new(state.verifiers.oidc(oidc), LoginSeal::new(keys)))
+            }),
             require: Requirements::new(require),
             origins,
             session: *session,
@@ -143,6 +151,9 @@ impl AuthFilter {
         if !self.require.allow_certificate(certificate) {
             return AuthCheck::Done(Err(denied("the client certificate does not match")));
         }
+        if let Some(check) = self.login_page(request, facts) {
+            return check;
+        }
         let session = facts.sid.and_then(|sid| self.identities.find(facts.pool, sid));
         let has = |id| request.head.has(id);
         let mut checked = CheckedRequest {
@@ -153,6 +164,7 @@ impl AuthFilter {
         };
         let credential = match self.credential(request, certificate, facts) {
             Ok(credential) => credential,
+            Err(AuthFault::LoginNeeded) => return self.begin_login(request, facts),
             Err(fault) => return AuthCheck::Done(self.conclude(Err(fault), checked)),
         };
         if let (Some(what), Some(rules)) = (credential.ambient, &self.origins)
@@ -171,7 +183,7 @@ impl AuthFilter {
     }
 
     /// Checks the first credential that a request has: a token, an API key, a password, whatever another server decides
-    /// by, or a certificate.
+    /// by, a login, or a certificate.
     fn credential(
         &self,
         request: &RequestHead,
@@ -204,6 +216,9 @@ impl AuthFilter {
                 ambient: credential::added(request),
                 subprotocol: None,
             });
+        }
+        if let Some(login) = &self.login {
+            return self.login_credential(login, request, facts);
         }
         if self.jwt.is_some() || self.api_keys.is_some() || self.basic.is_some() {
             return Err(AuthFault::Missing);
@@ -287,8 +302,11 @@ impl AuthFilter {
         }
     }
 
-    /// Removes the token from the offered subprotocols: no backend may select it.
+    /// Removes the token from the offered subprotocols, which no backend may select, and the cookies of logins.
     pub(super) fn strip(&self, identity: &RequestIdentity, request: &mut RequestHead) {
+        if self.login.is_some() {
+            OidcLogin::strip(&mut request.head);
+        }
         let Some(marker) = identity.subprotocol() else { return };
         let mut kept: Vec<&[u8]> = Vec::new();
         let mut offered = request.head.tokens(FieldId::SecWebSocketProtocol);

@@ -33,6 +33,7 @@ use crate::{
         LimitConfig, MaintenanceConfig, MessagesConfig, OriginPatterns, OriginRules, RewriteConfig,
     },
     error::{FailureKind, Phase, ProxyError, Side},
+    sticky::cookie::CookieKeys,
     tunnel::MessageLimits,
 };
 
@@ -77,6 +78,8 @@ pub(crate) struct FilterState<'a> {
     pub(crate) cache: &'a Arc<CacheStore>,
     /// Verifiers, and the identities of sessions.
     pub(crate) auth: &'a AuthState,
+    /// Keys of cookies.
+    pub(crate) cookie_keys: &'a CookieKeys,
 }
 
 /// A request that has passed the filters.
@@ -195,7 +198,8 @@ impl FilterChain {
             limited_by(&|limit| !limit.key.needs_identity()),
             messages.as_ref().map(|messages| Filter::Messages(message_limits(messages))),
             auth.as_ref().map(|auth| {
-                Filter::Auth(AuthFilter::new(auth, default_origins(config), kept.auth))
+                let (origins, keys) = (default_origins(config), kept.cookie_keys);
+                Filter::Auth(AuthFilter::new(auth, origins, kept.auth, keys))
             }),
             limited_by(&|limit| limit.key.needs_identity()),
             openapi

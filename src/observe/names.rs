@@ -16,7 +16,7 @@ pub const TERMINATIONS: usize = SINGLE + SIDES * PHASES * KINDS;
 const SINGLE: usize = 14;
 const SIDES: usize = 3;
 const PHASES: usize = 9;
-const KINDS: usize = 53;
+const KINDS: usize = 54;
 
 /// All labels by index.
 static LABELS: LazyLock<Vec<Box<str>>> = LazyLock::new(|| {
@@ -166,6 +166,7 @@ pub fn kind(kind: FailureKind) -> &'static str {
         FailureKind::Unauthenticated(_) => "unauthenticated",
         FailureKind::Denied => "denied",
         FailureKind::OriginDenied => "origin_denied",
+        FailureKind::LoginFailed => "login_failed",
         FailureKind::AuthUnavailable => "auth_unavailable",
         FailureKind::ContentCoding => "content_coding",
         FailureKind::Unchangeable => "unchangeable",
@@ -261,6 +262,7 @@ const KIND_ORDER: [FailureKind; KINDS] = [
     FailureKind::NoOperation,
     FailureKind::NoOperationMethod,
     FailureKind::InvalidRequest,
+    FailureKind::LoginFailed,
 ];
 
 fn kind_index(kind: FailureKind) -> usize {
@@ -318,6 +320,7 @@ fn kind_index(kind: FailureKind) -> usize {
         FailureKind::NoOperation => 50,
         FailureKind::NoOperationMethod => 51,
         FailureKind::InvalidRequest => 52,
+        FailureKind::LoginFailed => 53,
     }
 }
 

@@ -422,9 +422,10 @@ pub(crate) fn status(error: &ProxyError) -> StatusCode {
         | FailureKind::AuthUnavailable
         | FailureKind::Exhausted => StatusCode::SERVICE_UNAVAILABLE,
         FailureKind::Unauthenticated(_) => StatusCode::UNAUTHORIZED,
-        FailureKind::Forbidden | FailureKind::Denied | FailureKind::OriginDenied => {
-            StatusCode::FORBIDDEN
-        }
+        FailureKind::Forbidden
+        | FailureKind::Denied
+        | FailureKind::OriginDenied
+        | FailureKind::LoginFailed => StatusCode::FORBIDDEN,
         FailureKind::RateLimited | FailureKind::QuotaUsed | FailureKind::TooManyAtOnce => {
             StatusCode::TOO_MANY_REQUESTS
         }
@@ -509,6 +510,7 @@ pub(crate) fn sentence(error: &ProxyError) -> &'static str {
         (FailureKind::Unauthenticated(_), _) => "The credentials are missing or not valid.",
         (FailureKind::Denied, _) => "You may not do this with these credentials.",
         (FailureKind::OriginDenied, _) => "Pages of this origin may not use this resource.",
+        (FailureKind::LoginFailed, _) => "The login has failed: open the page again to log in.",
         (FailureKind::AuthUnavailable, _) => {
             "Credentials cannot be checked at present; try again in a moment."
         }

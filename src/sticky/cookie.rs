@@ -9,7 +9,10 @@
 
 use std::{collections::HashMap, fmt, str};
 
-use aws_lc_rs::{hmac, rand};
+use aws_lc_rs::{
+    hkdf::{HKDF_SHA256, Prk, Salt},
+    hmac, rand,
+};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 
 use crate::config::{self, SameSite, SharedKeys};
@@ -27,6 +30,8 @@ const ID: usize = 16;
 #[derive(Clone)]
 pub struct CookieKeys {
     keys: Vec<hmac::Key>,
+    /// The same keys, for deriving those of other cookies.
+    roots: Vec<Prk>,
     generated: Option<GeneratedKey>,
 }
 
@@ -75,19 +80,34 @@ impl CookieKeys {
     /// If the system provides no randomness.
     pub fn adopt(keys: &SharedKeys, generated: Option<GeneratedKey>) -> Self {
         let key = |bytes: &[u8]| hmac::Key::new(hmac::HMAC_SHA256, bytes);
+        let root = |bytes: &[u8]| Salt::new(HKDF_SHA256, b"moorline").extract(bytes);
         match keys {
-            SharedKeys::Configured(keys) => {
-                Self { keys: keys.iter().map(|bytes| key(bytes)).collect(), generated: None }
-            }
+            SharedKeys::Configured(keys) => Self {
+                keys: keys.iter().map(|bytes| key(bytes)).collect(),
+                roots: keys.iter().map(|bytes| root(bytes)).collect(),
+                generated: None,
+            },
             SharedKeys::Generated => {
                 let generated = generated.unwrap_or_else(|| {
                     let mut bytes = [0; 32];
                     rand::fill(&mut bytes).expect("the system's random source works");
                     bytes
                 });
-                Self { keys: vec![key(&generated)], generated: Some(generated) }
+                let (keys, roots) = (vec![key(&generated)], vec![root(&generated)]);
+                Self { keys, roots, generated: Some(generated) }
             }
         }
+    }
+
+    /// Derives keys for another kind of cookie (RFC 5869), in the order of the keys: the first one creates cookies.
+    pub(crate) fn derive(&self, purpose: &str) -> Vec<[u8; 32]> {
+        let derived = |root: &Prk| {
+            let (mut key, info) = ([0; 32], [purpose.as_bytes()]);
+            root.expand(&info, HKDF_SHA256).and_then(|expanded| expanded.fill(&mut key)).ok()?;
+            Some(key)
+        };
+        // One block of output is always possible.
+        self.roots.iter().filter_map(derived).collect()
     }
 
     /// Returns the generated key; `None` if keys are configured.

@@ -286,6 +286,15 @@ const PLACES: &[(&str, &str)] = &[
     ("routes.auth.forward", "ROUTE\n[routes.auth.forward]\nLINE\nAPP"),
     ("routes.auth.basic", "ROUTE\n[routes.auth.basic]\nLINE\nAPP"),
     (
+        "routes.auth.oidc",
+        "ROUTE\n[routes.auth.oidc]\nissuer = \"https://id.test\"\nclient_id = \"chat\"\n\
+         client_secret = { file = \"tests/config/good/cookie.key\" }\nLINE\nAPP",
+    ),
+    (
+        "routes.auth.oidc",
+        "ROUTE\n[routes.auth.oidc]\nissuer = \"https://id.test\"\nclient_id = \"chat\"\nLINE\nAPP",
+    ),
+    (
         "routes.auth.require",
         "ROUTE\nauth = { jwt = { keys = \"tests/config/good/jwt.pem\" } }\n[routes.auth.require]\nLINE\nAPP",
     ),

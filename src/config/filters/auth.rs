@@ -3,13 +3,15 @@
 mod credentials;
 mod forward;
 mod jwt;
+mod oidc;
 
 pub(in crate::config) use self::jwt::secure_url as key_url;
 
 use std::time::Duration;
 
 use super::super::{
-    AuthConfig, CertificateCondition, RequireConfig, SessionAuthConfig, TokenPlace, conditions,
+    AuthConfig, CertificateCondition, FilterConfig, LimitKey, RequireConfig, SessionAuthConfig,
+    TemplatePiece, TokenPlace, conditions,
     fault::{InvalidValue, quoted},
     file::TomlValue,
     schema,
@@ -21,8 +23,8 @@ const LONGEST_GRACE: Duration = Duration::from_secs(86_400);
 /// Status of the Close frame: a violation of a policy (RFC 6455 §7.4.1).
 const POLICY: u16 = 1008;
 
-/// Reads the authentication of a route.
-pub(super) fn auth(value: &TomlValue<'_>) -> Option<AuthConfig> {
+/// Reads the authentication of a route with this path.
+pub(super) fn auth(value: &TomlValue<'_>, path: &str) -> Option<AuthConfig> {
     let wanted = "a table such as `{ jwt = { keys = \"keys.pem\" } }`";
     let table = value.table(&schema::AUTH, wanted)?;
     let read = |key| table.value(key);
@@ -35,9 +37,16 @@ pub(super) fn auth(value: &TomlValue<'_>) -> Option<AuthConfig> {
     let jwt = read("jwt").map(|value| jwt::jwt(&value));
     let api_keys = read("api_keys").map(|value| credentials::api_keys(&value));
     let basic = read("basic").map(|value| credentials::basic(&value));
+    let oidc = read("oidc").map(|value| oidc::oidc(&value, path));
     let forward = read("forward").map(|value| forward::forward(&value));
     let require = read("require").map(|value| require(&value));
-    let is_set = jwt.is_some() || api_keys.is_some() || basic.is_some() || forward.is_some();
+    let is_set =
+        [jwt.is_some(), api_keys.is_some(), basic.is_some(), forward.is_some(), oidc.is_some()];
+    let is_set = is_set.contains(&true);
+    if forward.is_some() && oidc.is_some() {
+        let wrong = InvalidValue::new("`forward` and `oidc` cannot be used together");
+        table.refuse(&["oidc"], |_| wrong.clone().help("remove one of the two"));
+    }
     let by_certificate = match &require {
         Some(Some(RequireConfig { certificate, .. })) => {
             !matches!(certificate, None | Some(CertificateCondition::Absent))
@@ -46,7 +55,10 @@ pub(super) fn auth(value: &TomlValue<'_>) -> Option<AuthConfig> {
         None => false,
     };
     if !is_set && !by_certificate {
-        table.need("jwt", "`jwt = { keys = \"keys.pem\" }`, `api_keys`, `basic` or `forward`")?;
+        table.need(
+            "jwt",
+            "`jwt = { keys = \"keys.pem\" }`, `api_keys`, `basic`, `forward` or `oidc`",
+        )?;
     }
     let require = require.unwrap_or_else(|| Some(RequireConfig::default()));
     // A fault in any part refuses the whole.
@@ -55,6 +67,7 @@ pub(super) fn auth(value: &TomlValue<'_>) -> Option<AuthConfig> {
         api_keys: api_keys.map_or(Some(None), |keys| keys.map(Some))?,
         basic: basic.map_or(Some(None), |basic| basic.map(Some))?,
         forward: forward.map_or(Some(None), |forward| forward.map(Some))?,
+        oidc: oidc.map_or(Some(None), |oidc| oidc.map(Some))?,
         require: require?,
         session,
     })
@@ -128,5 +141,39 @@ fn place(typed: &str) -> Result<TokenPlace, InvalidValue> {
             Err(InvalidValue::new(format!("invalid place of a token {}", quoted(typed)))
                 .help(PLACES))
         }
+    }
+}
+
+/// Checks that logins keep the claims that the route uses. Tokens have all of theirs.
+pub(super) fn check_claims(value: &TomlValue<'_>, config: &FilterConfig) {
+    let Some(AuthConfig { oidc: Some(oidc), jwt: None, require, .. }) = &config.auth else {
+        return;
+    };
+    let required = require.claims.iter().map(|(claim, _)| claim.clone());
+    let edits = [&config.request_headers, &config.response_headers];
+    let texts = edits.into_iter().flat_map(|edits| edits.set.iter().chain(&edits.append));
+    let written = texts.flat_map(|(_, text)| text.pieces()).filter_map(|piece| match piece {
+        TemplatePiece::Claim(claim) => Some(claim.to_string()),
+        _ => None,
+    });
+    let counted = config.limits.iter().filter_map(|limit| match &limit.key {
+        LimitKey::Claim(claim) => Some(claim.clone()),
+        _ => None,
+    });
+    let is_kept = |path: &str| {
+        let kept = oidc.claims.iter().map(|claim| &**claim).chain(["sub", "iss", "scope"]);
+        let mut rests = kept.filter_map(|claim| path.strip_prefix(claim));
+        rests.any(|rest| rest.is_empty() || rest.starts_with('.'))
+    };
+    let mut used = required.chain(written).chain(counted);
+    if let Some(claim) = used.find(|claim| !is_kept(claim)) {
+        let wrong = InvalidValue::new(format!(
+            "the logins of `oidc` do not keep the claim {}",
+            quoted(&claim)
+        ));
+        let name = claim.split('.').next().unwrap_or(&claim);
+        value.fault(
+            wrong.help(format!("add it to the `claims` of `oidc`: `claims = [\"{name}\"]`")),
+        );
     }
 }

@@ -50,6 +50,13 @@ pub(in crate::config) static AUTH: Section = Section {
             about: "Another server that decides about each request.",
         },
         SchemaKey {
+            name: "oidc",
+            kind: Table(&OIDC),
+            default: Words("No logins"),
+            example: r#"{ issuer = "https://id.example.com", client_id = "chat", client_secret = { file = "oidc.secret" } }"#,
+            about: "Logins of browsers at an OpenID provider.",
+        },
+        SchemaKey {
             name: "require",
             kind: Table(&AUTH_REQUIRE),
             default: Words("Every valid identity"),
@@ -71,7 +78,7 @@ pub(in crate::config) static AUTH: Section = Section {
             about: "Status of the Close frame that ends a tunnel whose identity has expired: 1008, or 3000 to 4999.",
         },
     ],
-    notes: "At least one of `jwt`, `api_keys`, `basic` and `forward` is set, or `certificate` in `require`. Of several, the first one in this order that a request \
+    notes: "At least one of `jwt`, `api_keys`, `basic`, `forward` and `oidc` is set, or `certificate` in `require`. Of several, the first one in this order that a request \
             has a credential for decides alone; without any, the client certificate is the identity. \
             \n\nAn Engine.IO request of a bound session may come without a token, or with an expired one: browsers cannot set fields on a \
             WebSocket. A token of another identity gets a 403. CORS preflights carry no credentials and pass.",
@@ -300,4 +307,108 @@ pub(in crate::config) static AUTH_REQUIRE: Section = Section {
         },
     ],
     notes: "",
+};
+
+pub(in crate::config) static OIDC: Section = Section {
+    name: "routes.auth.oidc",
+    heading: "`oidc` of `auth`",
+    about: "A browser that opens a page without a login is sent to the provider (OpenID Connect, authorization code flow with PKCE). Every other \
+            request without a login gets a 401: of scripts, Engine.IO, WebSockets and event streams.",
+    keys: &[
+        SchemaKey {
+            name: "issuer",
+            kind: Text("URL"),
+            default: Required,
+            example: r#""https://id.example.com""#,
+            about: "The issuer, exactly as the provider publishes it at `/.well-known/openid-configuration` below this URL. `http` is only for \
+                    this machine.",
+        },
+        SchemaKey {
+            name: "client_id",
+            kind: Text("text"),
+            default: Required,
+            example: r#""chat""#,
+            about: "Id of this client at the provider.",
+        },
+        SchemaKey {
+            name: "client_secret",
+            kind: Table(&COOKIE_KEY),
+            default: Words("A public client, without a secret"),
+            example: r#"{ file = "oidc.secret" }"#,
+            about: "Secret of this client, from a file or an environment variable.",
+        },
+        SchemaKey {
+            name: "client_auth",
+            kind: Choice(&["basic", "post"]),
+            default: Value(r#""basic""#),
+            example: r#""post""#,
+            about: "How the secret is sent: `basic` is `client_secret_basic`, `post` is `client_secret_post`.",
+        },
+        SchemaKey {
+            name: "scopes",
+            kind: WORDS,
+            default: Value(r#"["openid"]"#),
+            example: r#"["openid", "email"]"#,
+            about: "Requested scopes. `openid` is always one of them.",
+        },
+        SchemaKey {
+            name: "claims",
+            kind: WORDS,
+            default: Words("Only `sub`, `iss` and `scope`"),
+            example: r#"["email", "groups"]"#,
+            about: "More claims of the ID token that the login keeps, for `require`, header edits and limits.",
+        },
+        SchemaKey {
+            name: "algorithms",
+            kind: OneOf(&[ALGORITHM, Array(&ALGORITHM)]),
+            default: Words("Every algorithm of public keys"),
+            example: r#"["RS256", "ES256"]"#,
+            about: "Algorithms that ID tokens may have.",
+        },
+        SchemaKey {
+            name: "callback",
+            kind: Text("path"),
+            default: Words("`/oidc/callback` below the path of the route"),
+            example: r#""/oidc/callback""#,
+            about: "Path to which the provider sends the browser back. Register it at the provider, as a URL with the host.",
+        },
+        SchemaKey {
+            name: "logout",
+            kind: Text("path"),
+            default: Words("`/oidc/logout` below the path of the route"),
+            example: r#""/oidc/logout""#,
+            about: "Path that ends the login, with its sessions and tunnels, here and at the provider.",
+        },
+        SchemaKey {
+            name: "after_logout",
+            kind: Text("path or URL"),
+            default: Words("The page of the provider"),
+            example: r#""https://www.example.com/""#,
+            about: "Page after a logout. Register it at the provider.",
+        },
+        SchemaKey {
+            name: "session",
+            kind: Duration("1m", "30d"),
+            default: Words("Until the ID token expires"),
+            example: r#""8h""#,
+            about: "Lifetime of a login. Then the browser is sent to the provider again, which usually lets it pass without a question.",
+        },
+        SchemaKey {
+            name: "leeway",
+            kind: Duration("0s", "10m"),
+            default: Value(r#""30s""#),
+            example: r#""5s""#,
+            about: "Accepted difference of clocks, for `exp`, `iat` and `nbf`.",
+        },
+        SchemaKey {
+            name: "timeout",
+            kind: DEADLINE,
+            default: Value(r#""5s""#),
+            example: r#""2s""#,
+            about: "Deadline of a request to the provider, at most 30 s.",
+        },
+    ],
+    notes: "The login is in encrypted cookies of the browser, sealed with `cookie_key`: set it, so that logins survive a restart and are valid for all \
+            proxies. Routes with the same issuer, client, scopes and claims share a login. Backends do not get these cookies. \
+            \n\nA login needs https. With http, it works on `localhost`, `127.0.0.1` and `[::1]` only.",
 };

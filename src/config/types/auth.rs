@@ -17,6 +17,8 @@ pub struct AuthConfig {
     pub basic: Option<BasicConfig>,
     /// Another server that decides; `None`: none.
     pub forward: Option<ForwardAuthConfig>,
+    /// Logins of browsers at an OpenID provider; `None`: none.
+    pub oidc: Option<OidcConfig>,
     /// Conditions of the identity.
     pub require: RequireConfig,
     /// What happens with sessions whose identity has expired.
@@ -154,6 +156,54 @@ pub struct ForwardAuthConfig {
     pub cache: Duration,
 }
 
+/// Logins of browsers at an OpenID provider (OpenID Connect Core 1.0).
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct OidcConfig {
+    /// The issuer: a URL, under which its configuration is published.
+    pub issuer: String,
+    /// Id of this client at the provider.
+    pub client_id: String,
+    /// Secret of this client; `None`: it has none.
+    pub client_secret: Option<String>,
+    /// How the secret is sent to the token endpoint.
+    pub client_auth: ClientSecretPlace,
+    /// Requested scopes, `openid` among them.
+    pub scopes: Vec<String>,
+    /// Claims of the ID token that the login keeps, besides `sub`.
+    pub claims: Vec<String>,
+    /// Algorithms that an ID token may have.
+    pub algorithms: Vec<JwtAlgorithm>,
+    /// Path to which the provider sends the browser back.
+    pub callback: String,
+    /// Path that ends a login.
+    pub logout: String,
+    /// Path or URL to which a logout leads; `None`: the page of the provider, or a page of the proxy.
+    pub after_logout: Option<String>,
+    /// Lifetime of a login; `None`: until the ID token expires.
+    pub session: Option<Duration>,
+    /// Accepted difference of clocks.
+    pub leeway: Duration,
+    /// Deadline of a request to the provider.
+    pub timeout: Duration,
+}
+
+/// How the secret of a client is sent (OpenID Connect Core 1.0, section 9).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum ClientSecretPlace {
+    /// As the password of Basic authentication.
+    #[default]
+    Basic,
+    /// In the body.
+    Post,
+}
+
+impl fmt::Debug for OidcConfig {
+    /// Shows no secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "OidcConfig({}, {})", self.issuer, self.client_id)
+    }
+}
+
 /// Conditions that an identity must meet, besides being valid.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RequireConfig {
@@ -208,6 +258,7 @@ impl AuthConfig {
             || self.api_keys.is_some()
             || self.basic.is_some()
             || self.forward.is_some()
+            || self.oidc.is_some()
     }
 
     /// Returns the names of the query parameters that carry secrets.

@@ -17,6 +17,7 @@ use crate::{
         ListenerSnapshot, MirrorTarget, PoolShare, PoolSnapshot, RouteAction, RouteTarget,
         Snapshot, SplitTarget,
     },
+    sticky::cookie::CookieKeys,
     upstream::{self, Backend, BackendConnector},
 };
 
@@ -91,7 +92,7 @@ impl ControlTask {
         listeners: HashMap<Arc<str>, Arc<ListenerSnapshot>>,
     ) -> Snapshot {
         let cache = self.cache_store(config);
-        let kept = (&*self.proxy, &cache);
+        let kept = (&*self.proxy, &cache, &self.keys);
         let routes = config.routes.iter().filter_map(|rule| route_rule(rule, &pools, config, kept));
         Snapshot {
             routes: route::Routes::new(&routes.collect::<Vec<_>>()),
@@ -130,7 +131,7 @@ fn route_rule(
     rule: &config::RouteConfig,
     pools: &[Arc<PoolSnapshot>],
     config: &Config,
-    (shared, cache): (&SharedState, &Arc<CacheStore>),
+    (shared, cache, cookie_keys): (&SharedState, &Arc<CacheStore>, &CookieKeys),
 ) -> Option<route::RouteRule<RouteTarget>> {
     let label = |pool: Option<&str>| RouteLabel {
         route: Some(rule.to_string().into()),
@@ -183,7 +184,7 @@ fn route_rule(
         (own, top) => own.as_ref().or(top.as_ref()).cloned(),
     };
     let (limiters, auth) = (&shared.limiters, &shared.auth);
-    let kept = FilterState { route: &rule.to_string(), limiters, cache, auth };
+    let kept = FilterState { route: &rule.to_string(), limiters, cache, auth, cookie_keys };
     let filters = FilterChain::new(&rule.filters, kept).map(Arc::new);
     let conditions = Conditions::new(&rule.conditions).map(Arc::new);
     let conditional = conditions.is_some();

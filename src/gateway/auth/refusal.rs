@@ -5,7 +5,7 @@ use http::{Response, StatusCode};
 
 use super::AuthFilter;
 use crate::{
-    auth::AuthFault,
+    auth::{AuthFault, LoginFault},
     error::{FailureKind, Phase, ProxyError, Side},
     gateway::{body::ReplyBody, local::LocalReply},
 };
@@ -27,6 +27,9 @@ const BOTH: &str = r#"Bearer, Basic realm="restricted", charset="UTF-8""#;
 
 /// Challenge of API keys, which have no registered scheme. A 401 has at least one challenge (RFC 9110 §15.5.2).
 const API_KEY: &str = "ApiKey";
+
+/// Challenge of logins, which have no registered scheme, either.
+const LOGIN: &str = "Cookie";
 
 /// Why a request is not admitted.
 #[derive(Debug)]
@@ -66,6 +69,7 @@ impl AuthFilter {
             (Some(_), None) => INVALID,
             (None, Some(_)) => BASIC,
             (None, None) if self.api_keys.is_some() => API_KEY,
+            (None, None) if self.login.is_some() => LOGIN,
             (None, None) => BEARER,
         };
         let (kind, retry_after) = match fault.is_ours() {
@@ -82,6 +86,16 @@ pub(super) fn denied(
     reason: impl Into<Box<dyn std::error::Error + Send + Sync>>,
 ) -> Box<AuthRefusal> {
     ProxyError::new(Side::Proxy, Phase::Select, FailureKind::Denied).with_source(reason).into()
+}
+
+/// The failure of a login.
+pub(super) fn login_failed(fault: &LoginFault) -> Box<AuthRefusal> {
+    let (kind, retry_after) = match fault {
+        LoginFault::Failed(_) => (FailureKind::LoginFailed, None),
+        LoginFault::Unavailable(_) => (FailureKind::AuthUnavailable, Some(RETRY_AFTER)),
+    };
+    let error = ProxyError::new(Side::Proxy, Phase::Select, kind).with_source(fault.to_string());
+    ProxyError { retry_after, ..error }.into()
 }
 
 /// The failure of a page whose browser has added a credential.

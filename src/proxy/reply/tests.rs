@@ -148,6 +148,7 @@ fn has_reply(failure: &ProxyError) -> bool {
             | K::NoFile
             | K::Unauthenticated(_)
             | K::Denied
+            | K::LoginFailed
             | K::AuthUnavailable
     );
     let of_body =
@@ -169,6 +170,7 @@ fn has_reply(failure: &ProxyError) -> bool {
                     | K::MessageRate
                     | K::Unauthenticated(_)
                     | K::Denied
+                    | K::LoginFailed
                     | K::AuthUnavailable
             );
             !(of_proxy || of_body || other || of_request && *kind != K::HeaderTooLarge)

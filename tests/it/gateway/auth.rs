@@ -4,7 +4,9 @@ mod credentials;
 mod forward;
 mod issuer;
 mod keys;
+mod login;
 mod origins;
+mod provider;
 mod sessions;
 
 use serde_json::json;

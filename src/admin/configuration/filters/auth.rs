@@ -4,13 +4,13 @@ use serde_json::{Value, json};
 
 use super::super::conditions;
 use crate::config::{
-    ApiKeysConfig, AuthConfig, BasicConfig, ForwardAuthConfig, JWT_ALGORITHMS, JwtConfig,
-    KeySource, RequireConfig, SessionAuthConfig,
+    ApiKeysConfig, AuthConfig, BasicConfig, ClientSecretPlace, ForwardAuthConfig, JWT_ALGORITHMS,
+    JwtAlgorithm, JwtConfig, KeySource, OidcConfig, RequireConfig, SessionAuthConfig,
 };
 
 /// Returns the authentication of a route.
 pub(super) fn json(auth: &AuthConfig) -> Value {
-    let AuthConfig { jwt, api_keys, basic, forward, require, session } = auth;
+    let AuthConfig { jwt, api_keys, basic, forward, oidc, require, session } = auth;
     let SessionAuthConfig { grace, close_code } = session;
     json!({
         "jwt": jwt.as_ref().map(tokens),
@@ -24,6 +24,7 @@ pub(super) fn json(auth: &AuthConfig) -> Value {
             "users": users.len(),
         })),
         "forward": forward.as_ref().map(forwarded),
+        "oidc": oidc.as_ref().map(logins),
         "require": requirements(require),
         "grace": grace.as_secs_f64(),
         "close_code": close_code,
@@ -54,9 +55,6 @@ fn requirements(require: &RequireConfig) -> Value {
 
 fn tokens(jwt: &JwtConfig) -> Value {
     let JwtConfig { keys, algorithms, issuers, audiences, places, leeway, subject } = jwt;
-    let name = |algorithm| {
-        JWT_ALGORITHMS.iter().find(|(_, known)| known == algorithm).map(|(name, _)| *name)
-    };
     let keys = match keys {
         KeySource::File { path, .. } => json!({ "file": path }),
         KeySource::Secrets(secrets) => json!({ "secrets": secrets.len() }),
@@ -68,11 +66,54 @@ fn tokens(jwt: &JwtConfig) -> Value {
     };
     json!({
         "keys": keys,
-        "algorithms": algorithms.iter().filter_map(name).collect::<Vec<_>>(),
+        "algorithms": names(algorithms),
         "issuer": issuers,
         "audience": audiences,
         "token": places.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "leeway": leeway.as_secs_f64(),
         "subject": subject,
+    })
+}
+
+fn names(algorithms: &[JwtAlgorithm]) -> Vec<&'static str> {
+    let name = |algorithm| {
+        JWT_ALGORITHMS.iter().find(|(_, known)| known == algorithm).map(|(name, _)| *name)
+    };
+    algorithms.iter().filter_map(name).collect()
+}
+
+fn logins(oidc: &OidcConfig) -> Value {
+    let OidcConfig {
+        issuer,
+        client_id,
+        client_secret,
+        client_auth,
+        scopes,
+        claims,
+        algorithms,
+        callback,
+        logout,
+        after_logout,
+        session,
+        leeway,
+        timeout,
+    } = oidc;
+    json!({
+        "issuer": issuer,
+        "client_id": client_id,
+        "has_secret": client_secret.is_some(),
+        "client_auth": match client_auth {
+            ClientSecretPlace::Basic => "basic",
+            ClientSecretPlace::Post => "post",
+        },
+        "scopes": scopes,
+        "claims": claims,
+        "algorithms": names(algorithms),
+        "callback": callback,
+        "logout": logout,
+        "after_logout": after_logout,
+        "session": session.map(|session| session.as_secs_f64()),
+        "leeway": leeway.as_secs_f64(),
+        "timeout": timeout.as_secs_f64(),
     })
 }

@@ -14,19 +14,19 @@ use super::{
 };
 
 /// Accepted difference of clocks, if none is set.
-const LEEWAY: Duration = Duration::from_secs(30);
+pub(super) const LEEWAY: Duration = Duration::from_secs(30);
 
 /// Greatest accepted difference of clocks.
-const GREATEST_LEEWAY: Duration = Duration::from_secs(600);
+pub(super) const GREATEST_LEEWAY: Duration = Duration::from_secs(600);
 
 /// Time after which keys are fetched again.
 const REFRESH: Duration = Duration::from_secs(600);
 
 /// Deadline of a fetch.
-const TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Longest deadline of a fetch, for which clients may have to wait.
-const LONGEST_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const LONGEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub(super) fn jwt(value: &TomlValue<'_>) -> Option<JwtConfig> {
     let wanted = "a table such as `{ keys = \"keys.pem\" }`";
@@ -116,7 +116,7 @@ pub(in crate::config) fn secure_url(typed: &str) -> Result<String, InvalidValue>
 }
 
 /// The algorithms that tokens may have.
-fn algorithms(table: &TomlTable<'_>, keys: Option<&KeySource>) -> Vec<JwtAlgorithm> {
+pub(super) fn algorithms(table: &TomlTable<'_>, keys: Option<&KeySource>) -> Vec<JwtAlgorithm> {
     let is_secret = |algorithm: JwtAlgorithm| {
         matches!(algorithm, JwtAlgorithm::HS256 | JwtAlgorithm::HS384 | JwtAlgorithm::HS512)
     };

@@ -12,8 +12,8 @@ use crate::support::{
     websocket,
 };
 
-/// A Close frame with status 1008.
-fn closed(status: u16, reason: &str) -> Vec<u8> {
+/// A Close frame.
+pub(super) fn closed(status: u16, reason: &str) -> Vec<u8> {
     let status = status.to_be_bytes();
     [&[0x88, reason.len() as u8 + 2], &status[..], reason.as_bytes()].concat()
 }
