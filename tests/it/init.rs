@@ -187,6 +187,7 @@ async fn configurations_of_nginx_are_translated() {
         "grafana",
         "stream",
         "gateway",
+        "auth",
     ] {
         assert_translates("nginx", "nginx.conf", name).await;
     }
@@ -194,7 +195,9 @@ async fn configurations_of_nginx_are_translated() {
 
 #[tokio::test]
 async fn configurations_of_haproxy_are_translated() {
-    for name in ["socketio-chat", "source-and-table", "split-by-name", "listen", "gateway"] {
+    for name in
+        ["socketio-chat", "source-and-table", "split-by-name", "listen", "gateway", "conditions"]
+    {
         assert_translates("haproxy", "haproxy.cfg", name).await;
     }
 }

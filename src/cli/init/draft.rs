@@ -1,11 +1,13 @@
 //! A draft of the configuration: tables with TOML values.
 
+mod conditions;
 mod headers;
 mod text;
 
 use std::{collections::BTreeMap, time::Duration};
 
 pub(super) use self::{
+    conditions::MatchDraft,
     headers::{HeaderDrafts, is_editable},
     text::{array, duration, header_size, quoted, size},
 };
@@ -68,6 +70,8 @@ pub(super) struct RouteDraft {
     pub(super) host: Option<String>,
     /// Path prefix.
     pub(super) path: String,
+    /// Conditions beyond host and path.
+    pub(super) conditions: MatchDraft,
     /// What answers the requests.
     pub(super) target: TargetDraft,
     /// Names of the listeners; empty: all.
@@ -159,11 +163,13 @@ impl PoolDraft {
 
 impl ConfigDraft {
     /// Adds a route, or adds its listeners to a route that is equal otherwise. A listener has the first
-    /// route of a host and path. Returns the origin of that route if it leads to another pool.
+    /// route of a host, a path and conditions. Returns the origin of that route if it leads to another pool.
     pub(super) fn add_route(&mut self, route: RouteDraft) -> Option<String> {
         let rule = |path: &str| path.trim_end_matches('/').to_owned();
         let same = |known: &&mut RouteDraft| {
-            known.host == route.host && rule(&known.path) == rule(&route.path)
+            known.host == route.host
+                && rule(&known.path) == rule(&route.path)
+                && known.conditions == route.conditions
         };
         let mut listeners = route.listeners.clone();
         let mut first = None;
@@ -186,25 +192,34 @@ impl ConfigDraft {
     }
 
     /// Adds a route of a file in which the first matching rule is used. Moorline uses the most specific host
-    /// and path, so an earlier route for more hosts is also added for this host. Returns the origin of an
-    /// earlier route that matches every request of this route.
+    /// and path, so an earlier route for more hosts is also added for this host, and an earlier one with conditions for
+    /// this host and path. Returns the origin of an earlier route that matches every request of this route.
     pub(super) fn add_in_order(&mut self, route: RouteDraft) -> Option<String> {
         let shares = |known: &&RouteDraft| {
             route.listeners.iter().all(|name| known.listeners.contains(name))
                 && host_covers(known.host.as_deref(), route.host.as_deref())
         };
-        let first =
-            self.routes.iter().filter(shares).find(|known| path_covers(&known.path, &route.path));
+        let first = self.routes.iter().filter(shares).find(|known| {
+            path_covers(&known.path, &route.path)
+                && (known.conditions.is_empty() || known.conditions == route.conditions)
+        });
         if let Some(first) = first.filter(|first| !first.does_as(&route)) {
             return Some(first.origin.clone());
         }
-        let earlier: Vec<RouteDraft> = self
-            .routes
-            .iter()
-            .filter(shares)
-            .filter(|known| known.host != route.host && !known.does_as(&route))
-            .filter(|known| path_covers(&route.path, &known.path))
-            .map(|known| RouteDraft { host: route.host.clone(), ..known.clone() })
+        let others = self.routes.iter().filter(shares).filter(|known| !known.does_as(&route));
+        let earlier: Vec<RouteDraft> = others
+            .filter_map(|known| {
+                let host = route.host.clone();
+                if path_covers(&route.path, &known.path) {
+                    // A longer path counts first by itself.
+                    return (known.host != route.host)
+                        .then(|| RouteDraft { host, ..known.clone() });
+                }
+                let is_wider =
+                    !known.conditions.is_empty() && path_covers(&known.path, &route.path);
+                let path = route.path.clone();
+                is_wider.then(|| RouteDraft { host, path, ..known.clone() })
+            })
             .collect();
         for earlier in earlier {
             self.add_route(earlier);
@@ -268,7 +283,16 @@ mod tests {
             let (host, listeners) = (host.map(str::to_owned), vec!["web".to_owned()]);
             let (path, origin) = (path.to_owned(), pool.to_owned());
             let (target, settings) = (TargetDraft::Pool(origin.clone()), SettingDrafts::default());
-            draft.add_in_order(RouteDraft { origin, host, path, target, listeners, settings })
+            let conditions = MatchDraft::default();
+            draft.add_in_order(RouteDraft {
+                origin,
+                host,
+                path,
+                conditions,
+                target,
+                listeners,
+                settings,
+            })
         };
         assert_eq!(add(None, "/api", "api"), None);
         // A request for chat.test/api goes to the first rule's pool.

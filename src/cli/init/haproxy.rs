@@ -7,11 +7,13 @@ mod acl;
 mod answers;
 mod backend;
 mod bind;
+mod conditions;
 mod filters;
 mod frontend;
 mod reasons;
 mod server;
 mod syntax;
+mod users;
 
 use std::{
     collections::HashMap,
@@ -45,6 +47,7 @@ pub(super) fn translate(
         global: sections.iter().filter(|section| section.kind() == "global").collect(),
         proxies: HashMap::new(),
         resolvers: sections.iter().filter(|section| section.kind() == "resolvers").collect(),
+        userlists: sections.iter().filter(|section| section.kind() == "userlist").collect(),
         draft: ConfigDraft::default(),
         notes: TranslationNotes::default(),
         pools: HashMap::new(),
@@ -79,6 +82,7 @@ struct HaproxyTranslator<'t> {
     /// Sections that have servers, by name.
     proxies: HashMap<&'t str, ProxySection<'t>>,
     resolvers: Vec<&'t HaproxySection>,
+    userlists: Vec<&'t HaproxySection>,
     draft: ConfigDraft,
     notes: TranslationNotes,
     /// Names of pools, by the names of their sections.

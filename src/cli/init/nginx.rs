@@ -4,6 +4,7 @@
 //! end becomes a note with a reason, so that no directive is dropped silently.
 
 mod answers;
+mod auth;
 mod filters;
 mod listen;
 mod location;

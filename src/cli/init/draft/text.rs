@@ -93,6 +93,9 @@ impl RouteDraft {
             let _ = writeln!(text, "host = {}", quoted(host));
         }
         let _ = writeln!(text, "path = {}", quoted(&self.path));
+        if !self.conditions.is_empty() {
+            let _ = writeln!(text, "match = {}", self.conditions.text());
+        }
         let _ = match &self.target {
             TargetDraft::Pool(pool) => writeln!(text, "pool = {}", quoted(pool)),
             TargetDraft::Value(key, value) => writeln!(text, "{key} = {value}"),

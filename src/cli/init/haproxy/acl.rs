@@ -1,8 +1,14 @@
-//! Conditions: hosts and paths of an ACL.
+//! Conditions: what ACLs require of a request.
 
 use std::collections::HashMap;
 
-use super::super::nginx::regex_prefixes;
+use super::{
+    super::{
+        draft::{MatchDraft, array},
+        nginx::regex_prefixes,
+    },
+    conditions::{self, MatchTest},
+};
 
 /// One test of a condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +27,10 @@ pub(super) enum AclTest {
     Sources(Vec<String>),
     /// A share of the requests, at random: the first number of the second.
     Random(u32, u32),
+    /// The method, a field, a parameter or a cookie of the request.
+    Match(MatchTest),
+    /// The client has a password of this list of users.
+    Users(String),
     /// True for every request.
     Always,
     /// A test that a route cannot express.
@@ -40,6 +50,8 @@ pub(super) struct AclMatch {
     pub(super) tls: Option<bool>,
     /// Whether a WebSocket is required.
     pub(super) upgrade: bool,
+    /// Other conditions.
+    pub(super) conditions: MatchDraft,
 }
 
 /// Named ACLs, each with the tests of its lines. One of these is enough.
@@ -91,6 +103,9 @@ fn union(name: &str, named: &AclTable) -> Option<AclTest> {
     match name {
         "TRUE" => return Some(AclTest::Always),
         "FALSE" => return None,
+        name if !named.contains_key(name) => {
+            return conditions::predefined(name).map(AclTest::Match);
+        }
         _ => {}
     }
     let mut tests = named.get(name)?.iter().cloned();
@@ -100,6 +115,7 @@ fn union(name: &str, named: &AclTable) -> Option<AclTest> {
         (AclTest::Paths(one), AclTest::Paths(other)) => Some(AclTest::Paths([one, other].concat())),
         (AclTest::Sni(one), AclTest::Sni(other)) => Some(AclTest::Sni([one, other].concat())),
         (AclTest::Upgrade, AclTest::Upgrade) => Some(AclTest::Upgrade),
+        (AclTest::Match(one), AclTest::Match(other)) => one.or(other).map(AclTest::Match),
         (AclTest::Sources(one), AclTest::Sources(other)) => {
             Some(AclTest::Sources([one, other].concat()))
         }
@@ -111,11 +127,18 @@ fn union(name: &str, named: &AclTable) -> Option<AclTest> {
 fn add(to: &mut AclMatch, test: AclTest, negated: bool) -> Option<()> {
     match test {
         AclTest::Tls(wanted) => to.tls = Some(wanted != negated),
+        AclTest::Match(test) => {
+            let value = test.toml(negated)?;
+            return to.conditions.add(test.kind, &test.name, value).then_some(());
+        }
         _ if negated => return None,
         AclTest::Hosts(hosts) if to.hosts.is_empty() => to.hosts = hosts,
         AclTest::Paths(paths) if to.paths.is_empty() => to.paths = paths,
         AclTest::Sni(names) if to.sni.is_empty() => to.sni = names,
         AclTest::Upgrade => to.upgrade = true,
+        AclTest::Sources(networks) => {
+            return to.conditions.add("client", "", array(&networks)).then_some(());
+        }
         AclTest::Always => {}
         _ => return None,
     }
@@ -125,12 +148,14 @@ fn add(to: &mut AclMatch, test: AclTest, negated: bool) -> Option<()> {
 /// The test of an ACL without its name: `hdr(host) -i chat.example.com`.
 pub(super) fn test(words: &[String]) -> AclTest {
     let Some((criterion, rest)) = words.split_first() else { return AclTest::Other };
-    let mut method = "";
+    let (mut method, mut any_case) = ("", false);
+    let original = criterion.as_str();
     let mut values = Vec::new();
     let mut rest = rest.iter().map(String::as_str);
     while let Some(word) = rest.next() {
         match word {
-            "-i" | "-n" if values.is_empty() => {}
+            "-i" if values.is_empty() => any_case = true,
+            "-n" if values.is_empty() => {}
             "--" if values.is_empty() => {}
             "-m" if values.is_empty() => method = rest.next().unwrap_or(""),
             "-f" | "-M" | "-u" if values.is_empty() => return AclTest::Other,
@@ -160,7 +185,8 @@ pub(super) fn test(words: &[String]) -> AclTest {
         _ => {}
     }
     let (name, suffix) = split_suffix(fetch);
-    let method = if method.is_empty() { suffix } else { method };
+    let given = method;
+    let method = if given.is_empty() { suffix } else { given };
     match name {
         "hdr(host" | "req.hdr(host" | "req.fhdr(host" | "ssl_fc_sni" | "base_dom(host" => {
             hosts(method, &values).map_or(AclTest::Other, AclTest::Hosts)
@@ -171,7 +197,11 @@ pub(super) fn test(words: &[String]) -> AclTest {
         "req_ssl_sni" | "req.ssl_sni" => {
             hosts(method, &values).map_or(AclTest::Other, AclTest::Sni)
         }
-        _ => AclTest::Other,
+        _ => match original.strip_prefix("http_auth(").and_then(|list| list.strip_suffix(')')) {
+            Some(list) => AclTest::Users(list.to_owned()),
+            None => conditions::condition(original, given, &values, any_case)
+                .map_or(AclTest::Other, AclTest::Match),
+        },
     }
 }
 
@@ -278,6 +308,14 @@ mod tests {
         }
     }
 
+    fn names(kind: &str) -> &'static str {
+        match kind {
+            "header" => "X-Beta",
+            "cookie" => "old",
+            _ => "",
+        }
+    }
+
     #[test]
     fn conditions_are_alternatives() {
         let mut named = AclTable::new();
@@ -294,6 +332,21 @@ mod tests {
         assert_eq!(read("if !{ ssl_fc }").unwrap()[0].tls, Some(false));
         assert_eq!(read("if ! { ssl_fc }").unwrap()[0].tls, Some(false));
         assert_eq!(read("unless { ssl_fc }").unwrap()[0].tls, Some(false));
+        // Methods, fields and networks are conditions of `match`, alone or with a path.
+        let all = "if METH_POST { hdr(X-Beta) -m found } !{ req.cook(old) -m found } { src 10.0.0.0/8 } is_ws";
+        let [one] = &read(all).unwrap()[..] else { panic!("{all}") };
+        assert_eq!(one.paths.len(), 2);
+        for kind in ["method", "header", "cookie", "client"] {
+            assert!(!one.conditions.clone().add(kind, names(kind), String::new()), "{kind}");
+        }
+        for text in [
+            "if { hdr(a) 1 } { hdr(A) 2 }",
+            "if !METH_POST",
+            "if !{ src ::1 }",
+            "if { http_auth(u) }",
+        ] {
+            assert_eq!(read(text), None, "{text}");
+        }
         assert_eq!(
             (read("if !is_chat"), read("if unknown"), read("unless is_chat is_ws")),
             (None, None, None)

@@ -31,7 +31,6 @@ impl<'t> HaproxyTranslator<'t> {
                 ("redirect", _) => redirect(line, 1),
                 _ => continue,
             };
-            // What a rule for some clients refuses is a setting of the other routes.
             let Some(target) = target else { continue };
             let found = match condition(line) {
                 None => Some(vec![AclMatch::default()]),
@@ -44,7 +43,14 @@ impl<'t> HaproxyTranslator<'t> {
                     && !one.paths.iter().any(|path| path == "/")
             };
             let Some(found) = found.filter(|found| found.iter().all(expressible)) else { continue };
-            if found.iter().any(|one| *one == AclMatch::default()) && line.word(1) == "deny" {
+            // What a rule refuses to some clients is a setting of the other routes.
+            let is_setting = |one: &AclMatch| {
+                let conditions =
+                    AclMatch { conditions: one.conditions.clone(), ..AclMatch::default() };
+                *one == conditions
+                    && (conditions.conditions.is_empty() || one.conditions.is_only("client"))
+            };
+            if found.iter().any(is_setting) && line.word(1) == "deny" {
                 continue;
             }
             line.take();

@@ -99,6 +99,7 @@ impl<'t> HaproxyTranslator<'t> {
                 rules.settings.set("cache", "true");
             }
             ("http-response", "cache-store") if condition(line).is_none() => _ = line.take(),
+            ("http-request", "auth") => self.users(&mut rules.settings, proxy, line, named),
             ("http-request", "deny" | "reject" | "tarpit")
             | ("tcp-request", "connection" | "session")
                 if !self.sources(rules, proxy, line, named) =>
@@ -146,7 +147,12 @@ impl<'t> HaproxyTranslator<'t> {
         let only_paths = condition(line).is_none_or(|at| {
             let found = acl::alternatives(line.rest(at), named).unwrap_or_default();
             !found.is_empty()
-                && found.iter().all(|one| one.hosts.is_empty() && one.tls.is_none() && !one.upgrade)
+                && found.iter().all(|one| {
+                    one.hosts.is_empty()
+                        && one.tls.is_none()
+                        && !one.upgrade
+                        && one.conditions.is_empty()
+                })
         });
         let (pattern, with) = (line.word(2), line.word(3));
         let start =
@@ -173,23 +179,7 @@ impl<'t> HaproxyTranslator<'t> {
         line: &'t ConfigLine,
         named: &AclTable,
     ) -> bool {
-        let Some(at) = condition(line) else { return false };
-        let mut words = line.rest(at + 1).iter().map(String::as_str).collect::<Vec<_>>();
-        let mut negated = line.word(at) == "unless";
-        if let Some(first) = words.first_mut()
-            && let Some(rest) = first.strip_prefix('!')
-        {
-            negated = !negated;
-            *first = rest;
-        }
-        words.retain(|word| !word.is_empty());
-        let tests: Vec<AclTest> = match &words[..] {
-            ["{", inner @ .., "}"] => {
-                vec![acl::test(&inner.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>())]
-            }
-            [name] => named.get(*name).cloned().unwrap_or_default(),
-            _ => return false,
-        };
+        let Some((at, negated, tests)) = sole_tests(line, named) else { return false };
         let networks: Option<Vec<String>> = tests
             .iter()
             .map(|test| match test {
@@ -288,6 +278,32 @@ impl<'t> HaproxyTranslator<'t> {
             self.note(kind, line, reason);
         }
     }
+}
+
+/// The tests of a condition with one term, of which one is enough: the place of the condition, and whether they are negated.
+/// `None`: there is no condition, or it has several terms.
+pub(super) fn sole_tests(
+    line: &ConfigLine,
+    named: &AclTable,
+) -> Option<(usize, bool, Vec<AclTest>)> {
+    let at = condition(line)?;
+    let mut words: Vec<&str> = line.rest(at + 1).iter().map(String::as_str).collect();
+    let mut negated = line.word(at) == "unless";
+    if let Some(first) = words.first_mut()
+        && let Some(rest) = first.strip_prefix('!')
+    {
+        negated = !negated;
+        *first = rest;
+    }
+    words.retain(|word| !word.is_empty());
+    let tests = match &words[..] {
+        ["{", inner @ .., "}"] if !inner.contains(&"}") => {
+            vec![acl::test(&inner.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>())]
+        }
+        [name] => named.get(*name).cloned().unwrap_or_default(),
+        _ => return None,
+    };
+    Some((at, negated, tests))
 }
 
 /// The place of `if` or `unless` in a rule.

@@ -135,7 +135,9 @@ impl<'t> HaproxyTranslator<'t> {
             }
             let at = line.words.iter().position(|word| word == "if" || word == "unless");
             let alternatives = at.map(|at| acl::alternatives(line.rest(at), named));
-            let only_plain = |found: &Vec<AclMatch>| found.iter().all(|one| one.tls != Some(true));
+            let only_plain = |found: &Vec<AclMatch>| {
+                found.iter().all(|one| one.tls != Some(true) && one.conditions.is_empty())
+            };
             let bare = AclMatch { tls: Some(false), ..AclMatch::default() };
             let reason = match alternatives {
                 None => "the redirect has status 308, which keeps the method",
@@ -185,8 +187,8 @@ impl<'t> HaproxyTranslator<'t> {
                 false => acl::alternatives(wanted.1, named),
             };
             let Some(found) = found else {
-                let reason = "its condition is not one of host and path: write a route with `match`; the requests follow the \
-                              other routes";
+                let reason = "its condition has no equivalent in a route and its `match`; the requests follow the other \
+                              routes";
                 self.note(NoteKind::Untranslated, rule, reason);
                 continue;
             };
@@ -280,6 +282,10 @@ impl<'t> HaproxyTranslator<'t> {
         listeners: &[String],
         (target, settings): (&TargetDraft, &SettingDrafts),
     ) {
+        if one.conditions.compares("header") {
+            let reason = "`match` compares a whole field, not each part between commas";
+            self.notes.add(NoteKind::Different, &line.origin, &line.text(), reason);
+        }
         let hosts = one.hosts.iter().cloned().map(Some).collect::<Vec<_>>();
         let hosts = if hosts.is_empty() { vec![None] } else { hosts };
         let root = vec!["/".to_owned()];
@@ -293,6 +299,7 @@ impl<'t> HaproxyTranslator<'t> {
                     origin: line.origin.to_string(),
                     host: host.clone(),
                     path: path.clone(),
+                    conditions: one.conditions.clone(),
                     target: target.clone(),
                     listeners: listeners.to_vec(),
                     settings: settings.clone(),
@@ -322,7 +329,10 @@ impl<'t> HaproxyTranslator<'t> {
         for rule in rules {
             let found = acl::alternatives(rule.rest(2), named).unwrap_or_default();
             let only_names = |one: &AclMatch| {
-                !one.sni.is_empty() && one.hosts.is_empty() && one.paths.is_empty()
+                !one.sni.is_empty()
+                    && one.hosts.is_empty()
+                    && one.paths.is_empty()
+                    && one.conditions.is_empty()
             };
             if found.is_empty() || !found.iter().all(only_names) || listener.protocol == "tls" {
                 let reason =

@@ -12,7 +12,9 @@ pub(super) fn of_section(kind: &str) -> Option<(NoteKind, &'static str)> {
             Unneeded,
             "an unknown session is found on its backend; `cookie_key` shares cookies between proxies",
         ),
-        "userlist" => (Unprotected, "Moorline has no users: authenticate them in the app"),
+        "userlist" => {
+            (Untranslated, "no translated rule uses these users; see `basic` in `auth` of routes")
+        }
         "resolvers" => (
             Unneeded,
             "names are looked up by the system's resolver; `resolver` of a `dns` source sets another one",

@@ -179,17 +179,27 @@ fn rules_without_an_equivalent_are_noted_once() {
             "conditions",
         ),
         ("http-response set-header Connection close", "http-response set-header", "itself"),
-        ("http-request deny if { hdr(x) -m found }", "http-request deny", ""),
+        ("http-request deny if { hdr_cnt(x) gt 2 }", "http-request deny", ""),
         ("http-request replace-path (?!x) /y", "http-request replace-path", "no equivalent"),
         ("compression algo deflate", "compression algo", "encodings"),
         ("http-request return status 200 file /x if { path /y }", "http-request return", "respond"),
-        ("use_backend next if { hdr(x) 1 }", "use_backend", "`match`"),
+        ("use_backend next if !{ hdr(x) 1 }", "use_backend", "`match`"),
+        (
+            "http-request auth if { path_beg /x } !{ http_auth(staff) }",
+            "http-request auth",
+            "no equivalent check",
+        ),
+        (
+            "http-request auth unless { http_auth(none) }",
+            "http-request auth",
+            "no equivalent check",
+        ),
     ] {
         let notes = routed(frontend, "").notes;
         let of = notes.iter().filter(|note| note.directive.starts_with(line));
         let found: Vec<&str> = of.map(|note| note.reason.as_str()).collect();
         assert!(found.len() == 1 && found[0].contains(reason), "{frontend}: {notes:?}");
     }
-    let denied = routed("http-request deny if { hdr(x) -m found }", "").notes;
+    let denied = routed("http-request deny if { hdr_cnt(x) gt 2 }", "").notes;
     assert!(denied.iter().any(|note| note.kind == NoteKind::Unprotected));
 }

@@ -9,7 +9,9 @@ use super::{
         draft::{HeaderDrafts, SettingDrafts, array, duration, is_editable, quoted, size},
         note::NoteKind,
     },
-    NginxTranslator, Scope, pool,
+    NginxTranslator, Scope,
+    auth::TranslatedAuth,
+    pool,
     syntax::Directive,
     template::template,
     values,
@@ -31,16 +33,23 @@ impl<'t> NginxTranslator<'t> {
                 None => self.note(NoteKind::Untranslated, limit, "this is not a size"),
             }
         }
-        self.tokens(&mut settings, scope);
+        let auth = self.authentication(&mut settings, scope);
         self.rates(&mut settings, scope);
-        self.fields(&mut settings, scope);
+        self.fields(&mut settings, scope, &auth);
         self.compression(&mut settings, scope);
         self.stored(&mut settings, scope);
-        self.clients(&mut settings, scope).then_some(settings)
+        self.clients(&mut settings, scope, auth.is_set).then_some(settings)
     }
 
-    /// `allow` and `deny`: false if every client is denied.
-    fn clients(&mut self, settings: &mut SettingDrafts, scope: &Scope<'_, 't>) -> bool {
+    /// `allow` and `deny`, and `satisfy`: false if every client is denied. `authenticates`: the route does.
+    fn clients(
+        &mut self,
+        settings: &mut SettingDrafts,
+        scope: &Scope<'_, 't>,
+        authenticates: bool,
+    ) -> bool {
+        let satisfy = scope.find_quietly("satisfy").filter(|_| authenticates);
+        let any = satisfy.is_some_and(|satisfy| satisfy.take().arg(0) == "any");
         let (mut allow, mut deny): (Vec<IpNet>, Vec<IpNet>) = Default::default();
         let mut closed = None;
         for rule in scope.nearest(&["allow", "deny"]) {
@@ -67,43 +76,21 @@ impl<'t> NginxTranslator<'t> {
         let list = |networks: &[IpNet]| {
             array(&networks.iter().map(ToString::to_string).collect::<Vec<_>>())
         };
+        if closed == Some(true) && allow.is_empty() {
+            // Only clients with a credential may pass.
+            return any;
+        }
+        if let Some(satisfy) = satisfy.filter(|_| any && !(allow.is_empty() && deny.is_empty())) {
+            let reason = "clients need an address that may pass and a credential, not one of both";
+            self.note(NoteKind::Different, satisfy, reason);
+        }
         if closed == Some(true) {
-            if allow.is_empty() {
-                return false;
-            }
             settings.set("allow", list(&allow));
         }
         if !deny.is_empty() {
             settings.set("deny", list(&deny));
         }
         true
-    }
-
-    /// `auth_jwt` with a file of keys, of the commercial version.
-    fn tokens(&mut self, settings: &mut SettingDrafts, scope: &Scope<'_, 't>) {
-        let is_on = |auth: &&Directive| auth.arg(0) != "off";
-        let auth = scope.find_quietly("auth_jwt").filter(is_on);
-        let Some((auth, keys)) = auth.zip(scope.find_quietly("auth_jwt_key_file")) else { return };
-        let token = auth.args.iter().find_map(|word| word.strip_prefix("token=$"));
-        let place = match token {
-            None => None,
-            Some(token) => {
-                let part = |prefix: &str| token.strip_prefix(prefix);
-                match (part("cookie_"), part("arg_")) {
-                    (Some(name), _) => Some(format!("cookie:{name}")),
-                    (_, Some(name)) => Some(format!("query:{name}")),
-                    // Stays a note about lost access control.
-                    _ => return,
-                }
-            }
-        };
-        let place = place.map_or(String::new(), |place| format!(", token = {}", quoted(&place)));
-        let keys_file = quoted(&self.file(keys.arg(0)));
-        settings.set("auth", format!("{{ jwt = {{ keys = {keys_file}{place} }} }}"));
-        keys.take();
-        let reason =
-            "tokens need `exp`; Engine.IO sessions and tunnels end with the token of their client";
-        self.note(NoteKind::Different, auth, reason);
     }
 
     /// `limit_req`, and `limit_conn` of a location.
@@ -155,13 +142,21 @@ impl<'t> NginxTranslator<'t> {
     }
 
     /// Fields of requests and responses.
-    fn fields(&mut self, settings: &mut SettingDrafts, scope: &Scope<'_, 't>) {
+    fn fields(
+        &mut self,
+        settings: &mut SettingDrafts,
+        scope: &Scope<'_, 't>,
+        auth: &TranslatedAuth<'t>,
+    ) {
         let mut requests = HeaderDrafts::default();
         let headers = scope.all("proxy_set_header");
         headers.iter().for_each(|header| header.handled.set(false));
         for header in headers {
             let (name, value) = (header.arg(0), header.arg(1));
-            if name.eq_ignore_ascii_case("host") && !value.contains('$') && !value.is_empty() {
+            if auth.has(header) {
+                header.take();
+            } else if name.eq_ignore_ascii_case("host") && !value.contains('$') && !value.is_empty()
+            {
                 header.take();
                 settings.string("rewrite.host", value);
             } else if pool::known_field(name, value).is_none() && is_editable(name) {
@@ -186,6 +181,9 @@ impl<'t> NginxTranslator<'t> {
             }
         }
         for header in scope.all("add_header") {
+            if auth.has(header) {
+                continue;
+            }
             self.added_field(&mut responses, header);
         }
         if let Some(expires) = scope.find("expires") {

@@ -2,7 +2,7 @@
 
 use super::{
     super::{
-        draft::{RouteDraft, SettingDrafts, TargetDraft},
+        draft::{MatchDraft, RouteDraft, SettingDrafts, TargetDraft},
         note::NoteKind,
     },
     NginxTranslator, Scope,
@@ -221,6 +221,7 @@ impl<'t> NginxTranslator<'t> {
                     origin: location.origin.to_string(),
                     host: host.clone(),
                     path: path.clone(),
+                    conditions: MatchDraft::default(),
                     target: target.clone(),
                     listeners: routing.listeners.to_vec(),
                     settings: settings.clone(),

@@ -5,11 +5,18 @@ use super::*;
 /// The text of the routes of a file, for `location PATH { proxy_pass http://127.0.0.1:1; DIRECTIVES }`.
 fn located(path: &str, directives: &str) -> (String, Vec<Note>) {
     let file = format!(
-        "server {{ listen 80; location {path} {{ {directives} }} location /other/ {{ proxy_pass http://127.0.0.1:9; }} }}"
+        "server {{ listen 80; location {path} {{ {directives} }} location /other/ {{ proxy_pass http://127.0.0.1:9; }} {CHECKS} }}"
     );
     let translation = translated(&format!("http {{ {ZONES} {file} }}"));
     (text(&translation), translation.notes)
 }
+
+/// Locations for `auth_request`.
+const CHECKS: &str = "location = /check { internal; proxy_pass http://users/verify; proxy_pass_request_body off; \
+    proxy_set_header Content-Length \"\"; proxy_set_header X-Original-URI $request_uri; proxy_set_header X-Secret 1; } \
+    location /plain { internal; proxy_pass https://auth.test; } \
+    location /moving { internal; proxy_pass http://$host; } \
+    location /several { internal; proxy_pass http://local; }";
 
 /// Directives around the servers.
 const ZONES: &str = "limit_req_zone $binary_remote_addr zone=one:10m rate=10r/s; \
@@ -17,6 +24,7 @@ const ZONES: &str = "limit_req_zone $binary_remote_addr zone=one:10m rate=10r/s;
     proxy_cache_path /var/cache keys_zone=store:10m; \
     split_clients $remote_addr $variant { 5% next; * stable; } \
     upstream next { server 127.0.0.1:11; } upstream stable { server 127.0.0.1:12; } \
+    upstream users { server 127.0.0.1:13; } \
     upstream local { server unix:/run/app.sock; server 127.0.0.1:13 backup; } ";
 
 #[test]
@@ -59,6 +67,29 @@ fn directives_become_settings_of_routes() {
             "auth = { jwt = { keys = \"/etc/keys.json\", token = \"cookie:token\" } }\n",
         ),
         (
+            "auth_basic Staff; auth_basic_user_file /etc/users;",
+            "auth = { basic = { file = \"/etc/users\" } }\n",
+        ),
+        (
+            "satisfy any; deny all; auth_basic Staff; auth_basic_user_file /etc/users;",
+            "pool = \"app-1\"\nauth = { basic = { file = \"/etc/users\" } }\n",
+        ),
+        (
+            "satisfy any; allow ::1; deny all; auth_basic x; auth_basic_user_file /u;",
+            "auth = { basic = { file = \"/u\" } }\nallow = [\"::1/128\"]\n",
+        ),
+        (
+            "satisfy any; auth_basic x; auth_basic_user_file /u; auth_jwt x; auth_jwt_key_file /k;",
+            "auth = { jwt = { keys = \"/k\" }, basic = { file = \"/u\" } }\n",
+        ),
+        (
+            "auth_request /check; auth_request_set $user $upstream_http_x_user; proxy_set_header X-User $user; \
+             auth_request_set $renewed $upstream_http_set_cookie; add_header Set-Cookie $renewed;",
+            "auth = { forward = { url = \"http://127.0.0.1:13/verify\", copy = [\"X-User\"], \
+             copy_back = [\"Set-Cookie\"] } }\n",
+        ),
+        ("auth_request /plain;", "auth = { forward = { url = \"https://auth.test/plain\" } }\n"),
+        (
             "rewrite ^/app1/(.*)$ /$1 break;",
             "rewrite.regex = { pattern = \"/app1/(.*)\", with = \"/$1\" }\n",
         ),
@@ -93,6 +124,28 @@ fn directives_without_an_equivalent_are_noted() {
         ("proxy_cache store;", "proxy_cache store", "RFC 9111"),
         ("auth_jwt x token=$sent_http_x; auth_jwt_key_file k;", "auth_jwt x", ""),
         ("expires $later;", "expires", "duration"),
+        ("auth_basic x; auth_basic_user_file /u;", "auth_basic_user_file", "bcrypt"),
+        ("auth_basic x; auth_basic_user_file $site;", "auth_basic x", "no equivalent check"),
+        ("auth_request /none;", "auth_request", "no equivalent check"),
+        ("auth_request /moving;", "auth_request", "no equivalent check"),
+        ("auth_request /several;", "auth_request", "no equivalent check"),
+        // nginx requires both, and Moorline one.
+        (
+            "auth_request /plain; auth_basic x; auth_basic_user_file /u;",
+            "auth_basic x",
+            "no equivalent check",
+        ),
+        (
+            "satisfy any; allow ::1; deny all; auth_basic x; auth_basic_user_file /u;",
+            "satisfy any",
+            "not one of both",
+        ),
+        (
+            "auth_request /check; auth_request_set $u $upstream_http_x_user; proxy_set_header X-Name $u;",
+            "proxy_set_header X-Name",
+            "no such variable",
+        ),
+        ("auth_request /check;", "proxy_set_header X-Secret", "fields of the client's request"),
     ] {
         let (_, notes) = located("/", &format!("proxy_pass http://127.0.0.1:1; {directives}"));
         let found = kinds(&notes, directive);
