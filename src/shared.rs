@@ -28,6 +28,8 @@ pub struct SharedState {
     pub snapshot: Current,
     /// Which backend holds which session.
     pub sids: Arc<sticky::SessionTable>,
+    /// Where backends serve Engine.IO.
+    pub(crate) engine_paths: sticky::EnginePaths,
     /// Recently ended sessions, and their backends.
     pub memory: Arc<sticky::RecentSessions>,
     /// Open tunnels.

@@ -8,9 +8,11 @@
 mod choice;
 pub mod cookie;
 pub mod engine_io;
+mod engine_paths;
 pub mod recent_sessions;
 pub mod table;
 
+pub(crate) use self::engine_paths::{EnginePaths, EnginePlace};
 pub use self::{
     choice::{AffinityHints, Choice, choose, choose_and_recognize, preview},
     cookie::{CookieContext, CookieIds, CookieKeys, CookieMatch, GeneratedKey, set_cookie},

@@ -52,16 +52,18 @@ type SessionKey = (Box<str>, Box<str>);
 pub(crate) struct BoundSession {
     /// The client of the handshake.
     pub(crate) identity: Arc<Identity>,
+    /// The place that has opened the session: it is used at no other.
+    place: u64,
     /// When the session ends, in seconds since 1970.
     ends: Option<u64>,
     revoked: bool,
 }
 
 impl BoundSession {
-    /// Creates the binding of a session, or of a tunnel.
-    pub(crate) fn new(identity: Arc<Identity>, policy: &SessionAuthConfig) -> Self {
+    /// Creates the binding of a session, or of a tunnel, that opens at this place.
+    pub(crate) fn new(identity: Arc<Identity>, place: u64, policy: &SessionAuthConfig) -> Self {
         let ends = identity.expires.map(|expires| expires.saturating_add(policy.grace.as_secs()));
-        Self { identity, ends, revoked: false }
+        Self { identity, place, ends, revoked: false }
     }
 
     /// Whether the session has ended because of its identity.
@@ -107,19 +109,22 @@ impl Drop for BoundTunnel {
 }
 
 impl SessionIdentities {
-    /// Returns the identity of a session.
-    pub(crate) fn find(&self, pool: &str, sid: &str) -> Option<BoundSession> {
+    /// Returns the identity of a session that was opened at this place.
+    pub(crate) fn find(&self, pool: &str, sid: &str, place: u64) -> Option<BoundSession> {
         let shard = self.shard(pool, sid);
         if shard.is_empty() {
             return None;
         }
-        shard.get(&(pool.into(), sid.into())).cloned()
+        shard.get(&(pool.into(), sid.into())).filter(|bound| bound.place == place).cloned()
     }
 
     /// Binds a session that has no identity yet.
     pub(crate) fn bind(&self, pool: &str, sid: &str, bound: &BoundSession) {
         let key = (pool.into(), sid.into());
-        self.shard(pool, sid).entry(key).or_insert_with(|| bound.clone());
+        let mut shard = self.shard(pool, sid);
+        let bound = shard.entry(key).or_insert_with(|| bound.clone());
+        // Revoked since the request arrived: either the revocation sees the session, or the session the revocation.
+        bound.revoked |= self.is_revoked(&bound.identity);
     }
 
     /// Lists an open tunnel, until the returned guard is dropped.
@@ -134,6 +139,10 @@ impl SessionIdentities {
         tunnels.next += 1;
         if let Some(ends) = bound.ends {
             tunnels.ends.insert((ends, number));
+        }
+        // Revoked since the request arrived: either the revocation sees the tunnel, or the tunnel the revocation.
+        if self.is_revoked(&bound.identity) {
+            closer.close(CloseReason::Revoked, close_code);
         }
         tunnels.open.insert(number, ListedTunnel { bound: bound.clone(), closer, close_code });
         BoundTunnel { identities: Arc::clone(self), number }
@@ -253,10 +262,12 @@ mod tests {
     const POLICY: SessionAuthConfig =
         SessionAuthConfig { grace: std::time::Duration::from_secs(5), close_code: 1008 };
 
+    const PLACE: u64 = 7;
+
     fn bound(subject: &str, issued: u64, expires: Option<u64>) -> BoundSession {
         let (subject, issued) = (subject.into(), Some(issued));
         let identity = Identity { subject, issued, expires, ..Identity::default() };
-        BoundSession::new(Arc::new(identity), &POLICY)
+        BoundSession::new(Arc::new(identity), PLACE, &POLICY)
     }
 
     #[test]
@@ -264,14 +275,15 @@ mod tests {
         let identities = SessionIdentities::default();
         identities.bind("chat", "s1", &bound("anna", 10, Some(100)));
         identities.bind("chat", "s1", &bound("bert", 10, Some(900)));
-        let found = identities.find("chat", "s1").unwrap();
+        let found = identities.find("chat", "s1", PLACE).unwrap();
         assert_eq!(&*found.identity.subject, "anna");
         assert!(!found.has_ended(104) && found.has_ended(105));
-        assert!(identities.find("other", "s1").is_none());
+        assert!(identities.find("other", "s1", PLACE).is_none());
+        assert!(identities.find("chat", "s1", PLACE + 1).is_none());
         for _ in 0..SHARDS {
             identities.sweep(|_, _| false);
         }
-        assert!(identities.find("chat", "s1").is_none());
+        assert!(identities.find("chat", "s1", PLACE).is_none());
     }
 
     #[tokio::test]
@@ -308,17 +320,19 @@ mod tests {
         assert!(!identities.is_revoked(&old.identity));
         assert_eq!(identities.revoke("anna", 70), (1, 0));
         assert_eq!(identities.revoke("anna", 70), (0, 0));
-        assert!(identities.find("chat", "s1").unwrap().has_ended(71));
-        assert!(!identities.find("chat", "s2").unwrap().has_ended(71));
+        assert!(identities.find("chat", "s1", PLACE).unwrap().has_ended(71));
+        assert!(!identities.find("chat", "s2", PLACE).unwrap().has_ended(71));
         assert!(identities.is_revoked(&old.identity) && !identities.is_revoked(&new.identity));
         let id = [7; 16];
         let login = |login| Identity { login, subject: "cleo".into(), ..Identity::default() };
         let (login, other) = (login(Some(id)), login(Some([8; 16])));
-        identities.bind("chat", "s3", &BoundSession::new(Arc::new(login), &POLICY));
-        identities.bind("chat", "s4", &BoundSession::new(Arc::new(other), &POLICY));
+        identities.bind("chat", "s3", &BoundSession::new(Arc::new(login), PLACE, &POLICY));
+        identities.bind("chat", "s4", &BoundSession::new(Arc::new(other), PLACE, &POLICY));
         identities.end_login(id, 500, 70);
-        let (login, other) =
-            (identities.find("chat", "s3").unwrap(), identities.find("chat", "s4").unwrap());
+        let (login, other) = (
+            identities.find("chat", "s3", PLACE).unwrap(),
+            identities.find("chat", "s4", PLACE).unwrap(),
+        );
         assert!(login.has_ended(71) && identities.is_revoked(&login.identity));
         assert!(!other.has_ended(71) && !identities.is_revoked(&other.identity));
         for n in 0..MOST_REVOKED as u64 + 5 {

@@ -153,6 +153,7 @@ fn followed(
         RouteAction::Pool(pool) => Some(pool),
         RouteAction::Answer(_) => None,
     };
+    let engine_place = class::place(shared, (rule, chosen), path);
     let facts = FilterFacts {
         client: arrived.client,
         secure: arrived.tls,
@@ -164,8 +165,15 @@ fn followed(
         query,
         sid: engine.as_ref().and_then(|engine| engine.sid.as_deref()),
         is_engine: engine.is_some(),
+        place: engine_place,
         upgrade: arrived.upgrade,
-        class: class::of(shared, (rule, chosen), &arrived.head, engine.as_ref(), arrived.upgrade),
+        class: class::of(
+            shared,
+            (rule, chosen),
+            (&arrived.head, engine_place),
+            engine.as_ref(),
+            arrived.upgrade,
+        ),
         preview: true,
         pool: chosen.map_or("", |pool| pool.upstream.name()),
         identity: None,

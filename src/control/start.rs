@@ -159,6 +159,7 @@ fn shared_state(config: &Config) -> Result<Arc<SharedState>, ApplyError> {
         body_memory: Arc::new(Semaphore::new(BODY_MEMORY)),
         challenges: Arc::default(),
         limiters: Default::default(),
+        engine_paths: Default::default(),
         not_ready: AtomicBool::new(false),
     }))
 }

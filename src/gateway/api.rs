@@ -83,9 +83,7 @@ impl ApiFilter {
         }
         let found = match self.find(request, facts) {
             Ok(found) => found,
-            Err(RequestRefusal::UnknownPath) if facts.is_engine || facts.upgrade => {
-                return Ok(None);
-            }
+            Err(RequestRefusal::UnknownPath) if facts.reaches_engine() => return Ok(None),
             Err(_) if !self.refuse_unknown => return Ok(None),
             Err(refusal) => return Err(refused(refusal)),
         };

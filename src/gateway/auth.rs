@@ -105,6 +105,8 @@ pub(super) enum AuthCheck {
 struct CheckedRequest {
     /// The identity of its session.
     session: Option<BoundSession>,
+    /// The place that it goes to.
+    place: u64,
     /// Marker of a token in a subprotocol.
     subprotocol: Option<Box<str>>,
     /// Whether the client can show a page, and follow a redirect.
@@ -154,10 +156,12 @@ impl AuthFilter {
         if let Some(check) = self.login_page(request, facts) {
             return check;
         }
-        let session = facts.sid.and_then(|sid| self.identities.find(facts.pool, sid));
+        let session =
+            facts.sid.and_then(|sid| self.identities.find(facts.pool, sid, facts.place.number));
         let has = |id| request.head.has(id);
         let mut checked = CheckedRequest {
             session,
+            place: facts.place.number,
             subprotocol: None,
             shows_pages: !(facts.upgrade || facts.is_engine || wants_events(request)),
             is_bare: facts.upgrade && !has(FieldId::Authorization) && !has(FieldId::Cookie),
@@ -235,12 +239,12 @@ impl AuthFilter {
             Some(identity) if self.identities.is_revoked(identity) => Err(AuthFault::Revoked),
             _ => Ok(proof),
         });
-        let CheckedRequest { session, subprotocol, shows_pages, is_bare } = request;
+        let CheckedRequest { session, place, subprotocol, shows_pages, is_bare } = request;
         let Some(session) = session else {
             let Proof { identity, grant } =
                 proved.map_err(|fault| self.refusal(fault, shows_pages))?;
             let bound =
-                identity.map(|identity| (BoundSession::new(identity, &self.session), false));
+                identity.map(|identity| (BoundSession::new(identity, place, &self.session), false));
             return self.admit(bound, grant, subprotocol);
         };
         if session.has_ended(auth::now()) {

@@ -236,6 +236,20 @@ impl FilterChain {
         self.filters.iter().any(|filter| matches!(filter, Filter::Limits(_)))
     }
 
+    /// Whether [the place](FilterFacts::place) of a request matters.
+    pub(crate) fn needs_place(&self) -> bool {
+        self.filters.iter().any(|filter| {
+            matches!(
+                filter,
+                Filter::Limits(_)
+                    | Filter::Auth(_)
+                    | Filter::Api(_)
+                    | Filter::Decompress(_)
+                    | Filter::Transform(_)
+            )
+        })
+    }
+
     /// Runs the filters on a request.
     ///
     /// # Errors
@@ -246,7 +260,10 @@ impl FilterChain {
         facts: &FilterFacts<'_>,
     ) -> Result<FilteredRequest, Box<Interception>> {
         let unchanged = FilteredRequest::unchanged(request);
-        let passed = FilteredRequest { max_body: self.max_body, ..unchanged };
+        let mut passed = FilteredRequest { max_body: self.max_body, ..unchanged };
+        if facts.is_engine && facts.sid.is_none() && !facts.place.serves && self.needs_place() {
+            passed.response.get_or_insert_default().place = Some(facts.place);
+        }
         self.run(passed, 0, facts)
     }
 
@@ -456,9 +473,10 @@ impl Filter {
                 let edits = RenderedEdits::of(edits, &FilterFacts { identity, ..*facts });
                 passed.response.get_or_insert_default().edits = Some(edits);
             }
-            // Bodies of Engine.IO and of upgraded connections are never changed.
-            Self::Compress(_) | Self::Decompress(_) | Self::Transform(_)
-                if facts.is_engine || facts.upgrade => {}
+            // Compression only improves. What protects depends on what the client cannot choose: the place, and whether the
+            // backend switches protocols.
+            Self::Compress(_) if facts.is_engine || facts.upgrade => {}
+            Self::Decompress(_) | Self::Transform(_) if facts.reaches_engine() => {}
             Self::Compress(config) => {
                 let compression = Compression::of(config, &passed.request);
                 passed.response.get_or_insert_default().compression = Some(compression);

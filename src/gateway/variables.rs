@@ -8,6 +8,7 @@ use crate::{
     auth::{AuthMethod, Identity},
     config::{Template, TemplatePiece, Variable},
     net::tls::TlsInfo,
+    sticky::EnginePlace,
 };
 
 /// What the filters know about a request, as the client sent it.
@@ -33,6 +34,8 @@ pub(crate) struct FilterFacts<'a> {
     pub(crate) sid: Option<&'a str>,
     /// Whether it is a request of Engine.IO.
     pub(crate) is_engine: bool,
+    /// The place that it goes to, if a filter of the route needs that.
+    pub(crate) place: EnginePlace,
     /// Whether it is a WebSocket handshake.
     pub(crate) upgrade: bool,
     /// What the request counts as.
@@ -43,6 +46,13 @@ pub(crate) struct FilterFacts<'a> {
     pub(crate) pool: &'a str,
     /// The client, once it is authenticated.
     pub(crate) identity: Option<&'a Identity>,
+}
+
+impl FilterFacts<'_> {
+    /// Whether it is a request of Engine.IO that goes to a place of Engine.IO: any request can have this query.
+    pub(crate) fn reaches_engine(&self) -> bool {
+        self.is_engine && self.place.serves
+    }
 }
 
 /// What a request counts as, for limits.
@@ -146,6 +156,7 @@ pub(super) mod tests {
             query: Some("y=1"),
             sid: None,
             is_engine: false,
+            place: EnginePlace::default(),
             upgrade: false,
             class: RequestClass::Other,
             preview: false,

@@ -1,7 +1,7 @@
 //! What a request counts as, for the limits of a route.
 //!
-//! A poll is exempt from limits of requests only if the proxy knows its session, or the pool names its path: a query
-//! that looks like a poll's must not be a way around the limits.
+//! A poll is exempt from limits of requests only if the proxy knows its session, and it goes where Engine.IO is served, or
+//! the pool names its path: a query that looks like a poll's must not be a way around the limits.
 
 use std::{sync::Arc, time::Instant};
 
@@ -13,13 +13,27 @@ use crate::{
     gateway::RequestClass,
     shared::SharedState,
     snapshot::{PoolSnapshot, RouteTarget},
+    sticky::EnginePlace,
 };
+
+/// Returns the place that a path of the client leads to, if a filter of the route needs it.
+pub(crate) fn place(
+    proxy: &SharedState,
+    (rule, pool): (&RouteTarget, Option<&Arc<PoolSnapshot>>),
+    path: &str,
+) -> EnginePlace {
+    if !rule.filters.as_ref().is_some_and(|filters| filters.needs_place()) {
+        return EnginePlace::default();
+    }
+    let route = rule.route_label.route.as_deref().unwrap_or_default();
+    proxy.engine_paths.place(route, pool.map_or("", |pool| pool.upstream.name()), path)
+}
 
 /// Returns the class of a request to `pool`, if a filter of its route needs it.
 pub(crate) fn of(
     proxy: &SharedState,
     (rule, pool): (&RouteTarget, Option<&Arc<PoolSnapshot>>),
-    request: &RequestHead,
+    (request, place): (&RequestHead, EnginePlace),
     engine: Option<&EngineRequest>,
     upgrade: bool,
 ) -> RequestClass {
@@ -40,7 +54,7 @@ pub(crate) fn of(
         Some(engine) => engine.sid.is_none() || upgrade && !is_known,
         None => upgrade,
     };
-    let is_poll = is_known && engine.is_some_and(|engine| engine.polling);
+    let is_poll = is_known && place.serves && engine.is_some_and(|engine| engine.polling);
     let is_named =
         || pool.is_some_and(|pool| long_poll::is_named(request.path(), &pool.config().long_polls));
     let is_held = request.method == Method::GET && !upgrade && (is_poll || is_named());

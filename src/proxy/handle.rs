@@ -370,6 +370,10 @@ impl RequestState<'_> {
             let (backend, now) = (answer.lease.backend(), Instant::now());
             self.proxy.sids.learn_from(self.opener(), &opened.sid, backend, opened.lifetime, now);
             self.bind(&opened.sid);
+            if let Some(place) = self.response.as_mut().and_then(|filters| filters.opens_session())
+            {
+                self.proxy.engine_paths.learn(place);
+            }
             reached.reserved = None;
         }
         Ok(())

@@ -32,6 +32,7 @@ use crate::{
     observe::{StreamRecord, StreamStart},
     shared::SharedState,
     snapshot::{PoolSnapshot, RouteAction, RouteTarget, Snapshot},
+    sticky::EnginePlace,
     stream_log::StreamScope,
 };
 
@@ -43,6 +44,7 @@ pub(super) struct ArrivalFacts {
     pub(super) host: RequestHost,
     pub(super) upgrade: bool,
     pub(super) class: RequestClass,
+    pub(super) place: EnginePlace,
     /// Pool that the request goes to; `None`: the route answers it.
     pub(super) pool: Option<Arc<PoolSnapshot>>,
     pub(super) unread: bool,
@@ -72,12 +74,14 @@ impl ArrivalFacts {
             RouteAction::Pool(pool) => Some(pool),
             RouteAction::Answer(_) => None,
         };
+        let place = class::place(proxy, (rule, pool), request.path());
         Self {
             method: request.method.clone(),
             target: request.path_and_query().to_owned(),
             host,
             upgrade,
-            class: class::of(proxy, (rule, pool), request, engine, upgrade),
+            class: class::of(proxy, (rule, pool), (request, place), engine, upgrade),
+            place,
             pool: pool.cloned(),
             unread: request.has_body(),
         }
@@ -201,6 +205,7 @@ impl<'a> OpenedRequest<'a> {
             query,
             sid: traits.engine.as_ref().and_then(|engine| engine.sid.as_deref()),
             is_engine: traits.engine.is_some(),
+            place: facts.place,
             upgrade: facts.upgrade,
             class: facts.class,
             preview: false,

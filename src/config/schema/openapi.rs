@@ -51,8 +51,8 @@ pub(in crate::config) static OPENAPI: Section = Section {
         },
     ],
     notes: "Checked are the parameters of path, query, header and cookies, the type of the body, and bodies of JSON by their schema. What is \
-            wrong is listed in a 400 of the type `application/problem+json`. Requests of Engine.IO and WebSocket handshakes pass if the document \
-            does not have their path. CORS preflights always pass. \
+            wrong is listed in a 400 of the type `application/problem+json`. Requests of Engine.IO whose path the document does not have \
+            pass where Engine.IO is served. CORS preflights always pass. \
             \n\nThe document may set the keys of the route, except `host`, `path`, `match`, `listeners` and `openapi`, in `x-moorline-route` of the \
             document, of a path and of an operation; an inner key replaces the whole outer key, and null removes it.",
 };

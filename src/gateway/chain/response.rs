@@ -21,6 +21,7 @@ use crate::{
         local::LocalReply,
         transform::{ResponseBodyChange, ResponseTransform},
     },
+    sticky::EnginePlace,
     tunnel::MessageLimits,
 };
 
@@ -34,6 +35,8 @@ pub(crate) struct ResponseFilters {
     pub(super) compression: Option<Compression>,
     pub(super) transform: Option<Box<ResponseTransform>>,
     pub(super) limits: Vec<LimitReport>,
+    /// The place that serves Engine.IO if the response opens a session.
+    pub(super) place: Option<EnginePlace>,
     /// Limits on the messages of a tunnel.
     pub(super) messages: Option<MessageLimits>,
     /// Keep the request and its tunnel counted.
@@ -59,6 +62,13 @@ impl ResponseFilters {
         (self.compression, self.transform, self.cache) = (None, None, None);
         self.grant = None;
         (!self.slots.is_empty()).then_some(self)
+    }
+
+    /// The response opens a session of Engine.IO: it is not changed. Returns the place, if it is new.
+    pub(crate) fn opens_session(&mut self) -> Option<EnginePlace> {
+        let place = self.place.take()?;
+        self.transform = None;
+        Some(place)
     }
 
     /// Whether the response of the backend is only for the cache.

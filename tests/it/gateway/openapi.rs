@@ -148,6 +148,14 @@ async fn hostile_bodies_reach_no_backend() {
     }
     let upgrade = Raw::ask(proxy.web(), websocket::request("/v1/rooms/Blue", "")).await;
     assert_eq!(upgrade.status(), 400);
+    for target in
+        ["/internal?EIO=4&transport=polling", "/internal/socket.io/?EIO=4&transport=polling"]
+    {
+        assert_eq!(ask(&proxy, "GET", target, "", "").await.status(), 404, "{target}");
+        assert_eq!(ask(&proxy, "DELETE", target, "", "").await.status(), 404, "{target}");
+    }
+    let upgrade = Raw::ask(proxy.web(), websocket::request("/internal", "")).await;
+    assert_eq!(upgrade.status(), 404);
     backend.assert_untouched();
     // A body that is checked may come in pieces, after `100 Continue`.
     let mut client = Raw::connect(proxy.web()).await;

@@ -91,6 +91,9 @@ async fn polls_of_known_sessions_do_not_count_and_look_alikes_do() {
     assert_eq!(poll(&mut client, &session.sid, "last", "").await.status(), 200);
     let forged = get(&proxy, &poll_target("forged", "t1"), "").await;
     assert_eq!(forged.status(), 429);
+    // Nor does the sid of an own session help elsewhere.
+    let elsewhere = format!("/search?EIO=4&transport=polling&sid={}", session.sid);
+    assert_eq!(get(&proxy, &elsewhere, "").await.status(), 429);
     drop((client, node));
     proxy.finish().await;
 }

@@ -5,6 +5,7 @@ use crate::support::{
     Backend, End, Message, Proxy, Raw, message,
     node::{handshake_target, poll_target},
     proxy::Setup,
+    websocket,
 };
 
 const JSON: &str = "Content-Type: application/json\r\n";
@@ -332,11 +333,7 @@ async fn sessions_and_tunnels_are_never_touched() {
     let keys = "transform = { request = { drop = \"a\" }, response = { drop = \"a\" }, status = { 200 = 500 }, error_pages = [\"5xx\"] }\n\
                 decompress = true\n";
     let proxy = routed(&backend, keys).await;
-    for target in [
-        handshake_target("t0"),
-        poll_target("unknown", "t1"),
-        "/x?EIO=3&transport=polling".to_owned(),
-    ] {
+    for target in [handshake_target("t0"), poll_target("unknown", "t1")] {
         let reply = get(&proxy, &target, "").await;
         assert_eq!((reply.status(), &*reply.text()), (200, "{\"a\":1}"), "{target}");
     }
@@ -345,13 +342,51 @@ async fn sessions_and_tunnels_are_never_touched() {
             .await;
     assert_eq!(reply.text(), "{\"a\":1}{\"a\":2}");
     drop(backend);
-    let backend = Backend::start(crate::support::websocket::echo()).await;
+    let backend = Backend::start(websocket::echo()).await;
     let tunnels = routed(&backend, keys).await;
     let mut client = Raw::connect(tunnels.web()).await;
-    client.send(crate::support::websocket::request("/", "")).await;
+    client.send(websocket::request("/", "")).await;
     assert_eq!(client.head().await.status(), 101);
     drop((client, backend));
     tunnels.finish().await;
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn a_client_cannot_avoid_a_transformation() {
+    let secret = "{\"name\":\"anna\",\"password\":\"x\"}";
+    let open = "0{\"sid\":\"abcdefghijklmnopqrst\",\"upgrades\":[],\"pingInterval\":25000,\"pingTimeout\":20000}";
+    let backend = Backend::answering(move |request| {
+        if request.start.starts_with("GET /realtime/?EIO=4&transport=polling&t=") {
+            return message::reply("200 OK", "Content-Type: text/plain; charset=UTF-8\r\n", open);
+        }
+        message::reply("200 OK", "Content-Type: application/json\r\n", secret)
+    })
+    .await;
+    let proxy = routed(&backend, "transform = { response = { drop = \"password\" } }\n").await;
+    let changed = "{\"name\":\"anna\"}";
+    let engine = "EIO=4&transport=polling";
+    for target in [
+        "/users/1".to_owned(),
+        format!("/users/1?{engine}"),
+        "/x?EIO=3&transport=polling".to_owned(),
+        format!("/users.php/socket.io/?{engine}"),
+        format!("/realtime/?{engine}&sid=abcdefghijklmnopqrst"),
+    ] {
+        let reply = get(&proxy, &target, "").await;
+        assert_eq!((reply.status(), &*reply.text()), (200, changed), "{target}");
+    }
+    // A backend that does not switch protocols.
+    let reply = Raw::ask(proxy.web(), websocket::request("/users/1", "")).await;
+    assert_eq!((reply.status(), &*reply.text()), (200, changed));
+    // The path of Engine.IO is learned from the packet that opens a session, which is not changed.
+    let reply = get(&proxy, &format!("/realtime/?{engine}&t=1"), "").await;
+    assert_eq!((reply.status(), &*reply.text()), (200, open));
+    let reply = get(&proxy, &format!("/realtime/?{engine}&sid=abcdefghijklmnopqrst"), "").await;
+    assert_eq!((reply.status(), &*reply.text()), (200, secret));
+    let reply = get(&proxy, &format!("/users/1?{engine}&sid=abcdefghijklmnopqrst"), "").await;
+    assert_eq!((reply.status(), &*reply.text()), (200, changed));
+    drop(backend);
     proxy.finish().await;
 }
 

@@ -3,12 +3,14 @@
 use serde_json::Value;
 
 use super::{
+    super::get,
     issuer::{Issuer, now},
     with_route,
 };
 use crate::support::{
     Backend, Node, Proxy, Raw, message,
     node::{handshake_target, poll_target},
+    proxy::Setup,
     websocket,
 };
 
@@ -77,6 +79,44 @@ async fn a_session_belongs_to_the_identity_of_its_handshake() {
     assert_eq!(ask(&proxy, &unknown, "").await.status(), 401);
     assert_eq!(ask(&proxy, &unknown, &anna).await.status(), 400);
     drop((client, node));
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn a_session_opens_no_other_path() {
+    let (issuer, node) = (Issuer::new(), Node::start("a").await);
+    let route = "path = \"/socket.io\"";
+    let setup = Setup::new();
+    let path = setup.directory().join("keys.pem");
+    std::fs::write(&path, issuer.public_key()).unwrap();
+    let proxy = setup
+        .with(|settings| {
+            settings.unrouted().backends(&[node.backend.address]);
+            let jwt = |audience| {
+                format!("[routes.auth.jwt]\nkeys = {path:?}\nissuer = \"https://id.test\"\naudience = \"{audience}\"\ntoken = [\"header\", \"query:token\"]\n")
+            };
+            settings.table(&format!("[[routes]]\npool = \"app\"\n{route}\n{}", jwt("chat")));
+            settings.table(&format!("[[routes]]\npool = \"app\"\npath = \"/admin\"\n{}", jwt("admin")));
+        })
+        .start()
+        .await;
+    let token = issuer.valid("anna");
+    let sid = open(&proxy, &token).await;
+    let before = node.backend.requests().len();
+    for target in
+        ["/admin/export", "/socket.io/../admin/export", "/admin/socket.io/", "/socket.io/x"]
+    {
+        let target = format!("{target}?EIO=4&transport=polling&sid={sid}");
+        assert!([400, 401].contains(&get(&proxy, &target, "").await.status()), "{target}");
+        let bearer = format!("Authorization: Bearer {token}\r\n");
+        if target.starts_with("/admin") {
+            assert_eq!(get(&proxy, &target, &bearer).await.status(), 401, "{target}");
+        }
+    }
+    assert_eq!(node.backend.requests().len(), before);
+    let own = format!("/socket.io/?EIO=4&transport=polling&sid={sid}&t=own");
+    assert_eq!(get(&proxy, &own, "").await.status(), 200);
+    drop(node);
     proxy.finish().await;
 }
 
