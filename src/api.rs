@@ -6,6 +6,7 @@
 
 mod cache;
 mod changes;
+mod documentations;
 mod drains;
 mod explain;
 mod pools;
@@ -21,6 +22,7 @@ pub use self::{
         Change, ChangeKind, ChangedThing, Plan, PlanRequest, ReloadRequest, UpgradeRequest,
         Upgraded,
     },
+    documentations::Documentations,
     drains::{BackendTarget, DrainRequest, DrainTerms, Undrain},
     explain::{ExplainRequest, Explanation},
     pools::{

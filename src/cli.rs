@@ -21,6 +21,7 @@ pub mod init;
 mod limit;
 pub mod man;
 mod number;
+pub mod openapi;
 pub mod plan;
 mod process;
 pub mod proxy;

@@ -88,6 +88,15 @@ pub(crate) fn key_url_of_provider(url: &str, answer: &[u8]) -> Result<Option<Str
     filters::key_url(keys).map(Some).map_err(|wrong| wrong.message)
 }
 
+/// Shows faults of an API description at their places in its text.
+pub(crate) fn document_faults(
+    path: &std::path::Path,
+    text: &str,
+    faults: Vec<crate::openapi::ApiDocumentFault>,
+) -> check::Faults {
+    filters::document_faults(path, text, faults)
+}
+
 /// Reads the public keys of a JWK set from a URL. Secrets in it do not count: it is public.
 ///
 /// # Errors

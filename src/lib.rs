@@ -104,6 +104,7 @@ pub mod net;
 pub mod observe;
 mod openapi;
 mod proxy;
+mod publication;
 pub mod route;
 pub mod runtimes;
 pub mod shared;

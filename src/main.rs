@@ -62,6 +62,8 @@ enum Command {
     Upgrade(cli::upgrade::Args),
     /// Write a starting configuration, or translate one of nginx or HAProxy.
     Init(cli::init::Args),
+    /// Make routes from an API description, or an API description from routes.
+    Openapi(cli::openapi::Args),
     /// Print the JSON Schema of the configuration file, for editors.
     Schema(cli::schema::Args),
     /// Print a completion script for a shell.
@@ -168,6 +170,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Config(args) => args.run().await,
         Command::Upgrade(args) => args.run().await,
         Command::Init(args) => args.run(),
+        Command::Openapi(args) => args.run(),
         Command::Schema(args) => Ok(args.run()?),
         Command::Completions(args) => Ok(args.run(Cli::command())?),
         Command::Man(args) => args.run(Cli::command()),

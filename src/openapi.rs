@@ -24,11 +24,14 @@ mod rules;
 mod schemas;
 
 pub(crate) use self::{
-    document::{ApiDocument, OperationMatch},
+    document::{ApiDocument, OperationMatch, ReadDocument, value as document_value},
     fault::{ApiDocumentFault, RequestFault, RequestRefusal},
     operation::{ApiOperation, RequestParts},
     parameter::query_values,
     path::{PathTemplate, without_base},
     places::{PlacedContent, PlacedNode},
-    rules::{ApiRules, RuleReading, RuleSet, SchemeKind, SecurityRule, SecurityScheme},
+    rules::{
+        ApiRules, ROUTE as ROUTE_KEY, ROUTES as ROUTES_KEY, RuleReading, RuleSet, SchemeKind,
+        SecurityRule, SecurityScheme,
+    },
 };

@@ -9,11 +9,11 @@ use serde_json::{Value, json};
 use super::routes::{Body, ROUTES};
 use crate::api::{
     ApiError, BackendCondition, BackendOrigin, BackendState, Backends, CacheState,
-    CertificateState, Change, ChangeKind, ChangedThing, CheckFailureInfo, Closed, DrainRequest,
-    DrainState, ExplainRequest, Explanation, FindRequest, ListenerState, NewBackend, NewWeight,
-    OPENAPI, Plan, PlanRequest, PoolState, Pools, Predecessor, ProcessState, PurgeRequest, Purged,
-    ReloadRequest, ReloadState, RevokeRequest, Revoked, SessionKind, SessionList, SessionState,
-    Status, Undrain, UpgradeRequest, Upgraded, Whereabouts,
+    CertificateState, Change, ChangeKind, ChangedThing, CheckFailureInfo, Closed, Documentations,
+    DrainRequest, DrainState, ExplainRequest, Explanation, FindRequest, ListenerState, NewBackend,
+    NewWeight, OPENAPI, Plan, PlanRequest, PoolState, Pools, Predecessor, ProcessState,
+    PurgeRequest, Purged, ReloadRequest, ReloadState, RevokeRequest, Revoked, SessionKind,
+    SessionList, SessionState, Status, Undrain, UpgradeRequest, Upgraded, Whereabouts,
 };
 use crate::config::{CertificateSource, ListenerProtocol, TlsConfig};
 
@@ -289,6 +289,7 @@ fn replies_match_their_schemas() {
     assert_schema("Plan", &plan);
     assert_schema("Explanation", &Explanation::default());
     assert_schema("Closed", &Closed { closed: "t-1".to_owned() });
+    assert_schema("Documentations", &Documentations { documents: vec!["all".to_owned()] });
     assert_schema("CacheState", &CacheState::default());
     assert_schema("Purged", &Purged { urls: 1 });
     assert_schema("Revoked", &Revoked { subject: "anna".to_owned(), ..Revoked::default() });

@@ -24,6 +24,9 @@ pub(super) enum ApiQuery {
     Config,
     Explain,
     FindSession,
+    Documentation,
+    Documentations,
+    DocumentationPage,
     OpenApi,
     Plan,
     Pool,
@@ -78,7 +81,7 @@ const BACKENDS: &str = "/v1/pools/{pool}/backends";
 const BACKEND: &str = "/v1/pools/{pool}/backends/{backend}";
 
 /// All routes.
-pub(super) static ROUTES: [ApiRoute; 20] = [
+pub(super) static ROUTES: [ApiRoute; 23] = [
     query(Method::GET, "/v1/status", ApiQuery::Status, Body::None),
     query(Method::GET, "/v1/pools", ApiQuery::Pools, Body::None),
     query(Method::GET, "/v1/pools/{pool}", ApiQuery::Pool, Body::None),
@@ -100,6 +103,9 @@ pub(super) static ROUTES: [ApiRoute; 20] = [
     query(Method::GET, "/v1/config", ApiQuery::Config, Body::None),
     query(Method::POST, "/v1/explain", ApiQuery::Explain, Body::Json(SHORT)),
     command(Method::POST, "/v1/upgrade", ApiCommand::Upgrade, Body::Optional(SHORT)),
+    query(Method::GET, "/v1/openapi", ApiQuery::Documentations, Body::None),
+    query(Method::GET, "/v1/openapi/{name}", ApiQuery::Documentation, Body::None),
+    query(Method::GET, "/openapi/{name}", ApiQuery::DocumentationPage, Body::None),
     query(Method::GET, "/v1/openapi.json", ApiQuery::OpenApi, Body::None),
 ];
 

@@ -15,11 +15,12 @@ use super::{
     routes::{self, ApiAction, ApiCommand, ApiQuery, Missing},
 };
 use crate::api::{
-    BackendTarget, Backends, Closed, DrainRequest, ExplainRequest, FindRequest, NewBackend,
-    NewWeight, OPENAPI, PlanRequest, Pools, PurgeRequest, ReloadRequest, RevokeRequest, Undrain,
-    UpgradeRequest,
+    BackendTarget, Backends, Closed, Documentations, DrainRequest, ExplainRequest, FindRequest,
+    NewBackend, NewWeight, OPENAPI, PlanRequest, Pools, PurgeRequest, ReloadRequest, RevokeRequest,
+    Undrain, UpgradeRequest,
 };
 use crate::control::{CommandError, ControlHandle};
+use crate::publication::{self, PublishedPage};
 
 /// Deadline of a request body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(15);
@@ -145,6 +146,31 @@ fn is_json(headers: &HeaderMap) -> bool {
     essence.is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/json"))
 }
 
+/// Reads the query of a description: whether the routes are part of it.
+fn documentation_query(query: &str) -> Result<bool, Problem> {
+    match query {
+        "" | "routes=false" => Ok(false),
+        "routes=true" => Ok(true),
+        other => Err(Problem::Invalid(format!("invalid query {other:?}: use routes=true"))),
+    }
+}
+
+/// Creates a reply with a page.
+fn page(page: PublishedPage) -> ApiReply {
+    let mut reply = raw(StatusCode::OK, page.text.into());
+    let headers = reply.headers_mut();
+    for (name, value) in [
+        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
+        (header::CONTENT_SECURITY_POLICY, page.policy),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (header::REFERRER_POLICY, "no-referrer"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    reply
+}
+
 /// An authenticated request.
 struct ApiCall<'a> {
     control: &'a ControlHandle,
@@ -188,6 +214,17 @@ impl ApiCall<'_> {
                 ok(&control.explain(request).await?)
             }
             ApiQuery::Cache => ok(&control.cache()),
+            ApiQuery::Documentations => {
+                let names = publication::names(&*control.config().await?);
+                ok(&Documentations { documents: names })
+            }
+            ApiQuery::Documentation => {
+                let routes = documentation_query(query_string.unwrap_or_default())?;
+                ok(&self.documentation(routes, |published| published).await?)
+            }
+            ApiQuery::DocumentationPage => Ok(page(
+                self.documentation(false, |published| publication::page(&published)).await?,
+            )),
             ApiQuery::OpenApi => Ok(raw(StatusCode::OK, Bytes::from_static(OPENAPI.as_bytes()))),
         }
     }
@@ -240,6 +277,22 @@ impl ApiCall<'_> {
                 ok(&self.logged("upgrade", &binary, result)?)
             }
         }
+    }
+
+    /// Makes the description that the path names, on a separate thread: documents may be large.
+    async fn documentation<T: Send + 'static>(
+        mut self,
+        routes: bool,
+        then: fn(serde_json::Value) -> T,
+    ) -> Result<T, Problem> {
+        let name = self.name();
+        let config = self.control.config().await?;
+        let missing = format!("there is no description {name:?}");
+        let made = tokio::task::spawn_blocking(move || {
+            publication::document(&config, &name, routes).map(|published| then(published.document))
+        });
+        let made = made.await.unwrap_or_default();
+        Ok(made.ok_or(CommandError::NotFound(missing))?)
     }
 
     /// Executes a command about one backend of a pool.

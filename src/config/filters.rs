@@ -9,7 +9,7 @@ mod transform;
 
 pub(super) use auth::key_url;
 pub(super) use bodies::files;
-pub(super) use openapi::loaded;
+pub(super) use openapi::{faults as document_faults, loaded};
 pub(super) mod cache;
 pub(crate) use transform::{TEMPLATE_NAME, body_template};
 

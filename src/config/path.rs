@@ -60,7 +60,7 @@ pub fn second_reading(normal: &str) -> Option<String> {
 }
 
 /// Checks the path prefix of a rule: it has no query, and requests can match it.
-pub(super) fn prefix(typed: &str) -> Result<(), InvalidValue> {
+pub(crate) fn prefix(typed: &str) -> Result<(), InvalidValue> {
     let wrong = || InvalidValue::new(format!("invalid path {}", quoted(typed)));
     if !typed.starts_with('/') {
         if typed.starts_with(['~', '^', '=']) {

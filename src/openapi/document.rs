@@ -44,6 +44,41 @@ pub(crate) struct ApiDocument {
     by_length: HashMap<usize, Vec<usize>>,
 }
 
+/// A document with everything that it says about routes.
+pub(crate) struct ReadDocument {
+    /// Its value.
+    pub(crate) value: Value,
+    /// The document.
+    pub(crate) document: ApiDocument,
+    /// Its rules; none are placed if there are faults.
+    pub(crate) rules: ApiRules,
+    /// Faults of the rules.
+    pub(crate) faults: Vec<ApiDocumentFault>,
+}
+
+impl ReadDocument {
+    /// Parses a document in YAML or JSON.
+    ///
+    /// # Errors
+    /// Its faults, except those of its rules.
+    pub(crate) fn parse(text: &str, reading: RuleReading) -> Result<Self, Vec<ApiDocumentFault>> {
+        let value = value(text).map_err(|fault| vec![fault])?;
+        let document = ApiDocument::read(&value).map_err(|faults| placed(text, faults))?;
+        let (rules, faults) = ApiRules::read(&Source { value: &value }, text, &document, reading);
+        Ok(Self { value, document, rules, faults: placed(text, faults) })
+    }
+}
+
+/// Adds the places to faults, in the order of the text.
+fn placed(text: &str, mut faults: Vec<ApiDocumentFault>) -> Vec<ApiDocumentFault> {
+    faults.truncate(MOST_FAULTS);
+    for fault in &mut faults {
+        fault.place = places::place(text, &fault.at);
+    }
+    faults.sort_by_key(|fault| fault.place.as_ref().map(|place| place.start));
+    faults
+}
+
 /// A server of a document.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ApiServer {
@@ -78,22 +113,8 @@ impl ApiDocument {
         text: &str,
         reading: RuleReading,
     ) -> Result<(Self, ApiRules), Vec<ApiDocumentFault>> {
-        let value = match value(text) {
-            Ok(value) => value,
-            Err(fault) => return Err(vec![fault]),
-        };
-        let read = Self::read(&value).and_then(|document| {
-            let rules = ApiRules::read(&Source { value: &value }, text, &document, reading)?;
-            Ok((document, rules))
-        });
-        read.map_err(|mut faults| {
-            faults.truncate(MOST_FAULTS);
-            for fault in &mut faults {
-                fault.place = places::place(text, &fault.at);
-            }
-            faults.sort_by_key(|fault| fault.place.as_ref().map(|place| place.start));
-            faults
-        })
+        let ReadDocument { document, rules, faults, .. } = ReadDocument::parse(text, reading)?;
+        if faults.is_empty() { Ok((document, rules)) } else { Err(faults) }
     }
 
     fn read(value: &Value) -> Result<Self, Vec<ApiDocumentFault>> {
@@ -117,6 +138,17 @@ impl ApiDocument {
     /// Returns the operations, in the order of the document.
     pub(crate) fn operations(&self) -> &[ApiOperation] {
         &self.operations
+    }
+
+    /// Returns the indices of the operations: fixed paths before those with parameters, operations of one path together.
+    pub(crate) fn by_precision(&self) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..self.operations.len()).collect();
+        let rank = |index: &usize| std::cmp::Reverse(self.operations[*index].template.precision());
+        order.sort_by(|one, other| {
+            let paths = |index: &usize| &self.operations[*index].path;
+            rank(one).cmp(&rank(other)).then_with(|| paths(one).cmp(paths(other)))
+        });
+        order
     }
 
     /// Finds the operation of a request. `path` comes without the base path of the server. A HEAD request without its own
@@ -164,7 +196,7 @@ impl ApiDocument {
 }
 
 /// Reads the text of a document.
-pub(super) fn value(text: &str) -> Result<Value, ApiDocumentFault> {
+pub(crate) fn value(text: &str) -> Result<Value, ApiDocumentFault> {
     if text.len() > LARGEST {
         let message = format!("the document has more than {LARGEST} bytes");
         return Err(ApiDocumentFault::new("", message).help("describe fewer operations in it"));

@@ -31,7 +31,7 @@ pub(crate) struct ApiOperation {
     pub(crate) path: String,
     pub(super) template: PathTemplate,
     /// JSON pointers of its path and of the operation itself.
-    pub(super) places: [String; 2],
+    pub(crate) places: [String; 2],
     parameters: Vec<Parameter>,
     body: Option<BodyRule>,
 }

@@ -29,7 +29,7 @@ impl PathTemplate {
     }
 
     /// Names of the parameters.
-    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.segments
             .iter()
             .flat_map(|segment| match segment {

@@ -14,13 +14,13 @@ use super::{
 };
 
 /// Keys of a route, on a document, a path or an operation.
-pub(super) const ROUTE: &str = "x-moorline-route";
+pub(crate) const ROUTE: &str = "x-moorline-route";
 
 /// Keys of `auth`, on a security scheme.
 const AUTH: &str = "x-moorline-auth";
 
 /// All routes of a configuration, on an exported document; the routes that a path describes.
-pub(super) const ROUTES: &str = "x-moorline-routes";
+pub(crate) const ROUTES: &str = "x-moorline-routes";
 
 /// Path of the OpenID Provider's metadata below its issuer (OpenID Connect Discovery 1.0 §4).
 const DISCOVERY: &str = "/.well-known/openid-configuration";
@@ -65,6 +65,8 @@ pub(crate) struct SecurityRule {
     pub(crate) scopes: Vec<String>,
     /// Whether a client certificate is needed.
     pub(crate) certificate: bool,
+    /// A route cannot check it: the rule has a fault.
+    pub(crate) is_faulty: bool,
 }
 
 /// A kind of credentials.
@@ -119,7 +121,7 @@ impl ApiRules {
         text: &str,
         document: &ApiDocument,
         reading: RuleReading,
-    ) -> Result<Self, Vec<ApiDocumentFault>> {
+    ) -> (Self, Vec<ApiDocumentFault>) {
         let mut reader = RuleReader { source, reading, known: HashMap::new(), faults: Vec::new() };
         let whole = RuleSet { routes: reader.route(""), security: reader.security("") };
         let operations = document.operations().iter().map(|operation| {
@@ -132,13 +134,10 @@ impl ApiRules {
         });
         let operations = operations.collect();
         let mut rules = Self { document: whole, operations, parts: HashMap::new() };
-        match reader.faults.is_empty() {
-            true => {
-                rules.place(source, text);
-                Ok(rules)
-            }
-            false => Err(reader.faults),
+        if reader.faults.is_empty() {
+            rules.place(source, text);
         }
+        (rules, reader.faults)
     }
 
     /// Finds the parts that the rules name.
@@ -217,9 +216,12 @@ impl RuleReader<'_> {
                 Err(fault.help("write for example `security: [{ bearer: [] }]`"))
             }
         };
-        let rule = rule.map_err(|fault| self.faults.push(fault)).ok();
-        self.known.insert(at, rule.clone());
-        rule
+        let rule = rule.unwrap_or_else(|fault| {
+            self.faults.push(fault);
+            SecurityRule { at: at.clone(), is_faulty: true, ..SecurityRule::default() }
+        });
+        self.known.insert(at, Some(rule.clone()));
+        Some(rule)
     }
 
     /// One of these is needed.

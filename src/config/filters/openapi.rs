@@ -4,7 +4,7 @@ use std::{path::Path, rc::Rc, str};
 
 use super::super::{
     ApiDescription, OpenApiConfig,
-    fault::{Fault, InvalidValue, SourceText},
+    fault::{Fault, Faults, InvalidValue, SourceText},
     file::TomlValue,
     includes,
     operations::LoadedDocument,
@@ -107,6 +107,12 @@ fn document(
             }
         }
     })
+}
+
+/// Shows faults of a document at their places.
+pub(in crate::config) fn faults(path: &Path, text: &str, wrong: Vec<ApiDocumentFault>) -> Faults {
+    let source = SourceText::new(path, text);
+    Faults(wrong.into_iter().map(|wrong| fault(path, &source, wrong)).collect())
 }
 
 fn fault(path: &Path, source: &SourceText<'_>, wrong: ApiDocumentFault) -> Fault {

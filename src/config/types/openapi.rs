@@ -32,6 +32,11 @@ impl ApiDescription {
         Self { text: text.into(), document: Arc::new(document) }
     }
 
+    /// Returns the text.
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+
     /// Returns the document.
     pub(crate) fn document(&self) -> &Arc<ApiDocument> {
         &self.document

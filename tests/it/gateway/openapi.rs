@@ -1,5 +1,6 @@
 //! API descriptions: requests that do not match them are refused before a backend gets a byte.
 
+mod published;
 mod rules;
 
 use std::fs;
