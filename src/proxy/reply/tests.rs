@@ -3,7 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use moorline_http::{BodyLength, Buffer, ClientConnection, HttpVersion};
 
 use super::*;
-use crate::{observe::names, proxy::testing::request};
+use crate::{error::Phase, observe::names, proxy::testing::request};
 
 /// The head of a reply as it is sent, without its date.
 fn written(reply: &OwnReply) -> String {
