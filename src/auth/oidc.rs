@@ -16,6 +16,7 @@
 
 mod cookies;
 mod exchange;
+mod parameters;
 mod pending;
 mod provider;
 mod seal;
@@ -24,19 +25,16 @@ mod session;
 use std::{fmt, sync::Arc};
 
 use moorline_http::{Head, RequestHead};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use self::{
     cookies::CookieNames,
+    parameters::{AnswerParameters, with_query},
     pending::{BrowserSecret, PendingLogin},
     session::LoginSession,
 };
 pub(crate) use self::{provider::OidcProvider, seal::LoginSeal};
 use super::{AuthFault, Identity, now};
 use crate::config::OidcConfig;
-
-/// Characters of a value in a query or a form that stay as they are (RFC 3986 §2.3).
-const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// Logins of one configuration.
 #[derive(Debug)]
@@ -149,37 +147,6 @@ pub(crate) struct LoginAnswer {
     has_session: bool,
     /// Number of cookies of an earlier login.
     parts: usize,
-}
-
-/// The parameters of the callback (RFC 6749 §4.1.2, RFC 9207).
-#[derive(Debug, Default, PartialEq, Eq)]
-struct AnswerParameters {
-    code: Option<String>,
-    state: Option<String>,
-    error: Option<String>,
-    issuer: Option<String>,
-}
-
-impl AnswerParameters {
-    fn of(query: &str) -> Result<Self, LoginFault> {
-        let mut found = Self::default();
-        for pair in query.split('&') {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let place = match name {
-                "code" => &mut found.code,
-                "state" => &mut found.state,
-                "error" => &mut found.error,
-                "iss" => &mut found.issuer,
-                _ => continue,
-            };
-            let value = value.replace('+', " ");
-            let value = percent_decode_str(&value).decode_utf8_lossy().into_owned();
-            if place.replace(value).is_some() {
-                return Err(LoginFault::Failed(format!("`{name}` occurs twice in the callback")));
-            }
-        }
-        Ok(found)
-    }
 }
 
 impl OidcLogin {
@@ -405,22 +372,6 @@ pub(crate) fn is_navigation(request: &RequestHead) -> bool {
             media.get(..9).is_some_and(|start| start.eq_ignore_ascii_case(b"text/html"))
         }),
     }
-}
-
-/// A URL with more parameters.
-fn with_query(url: &str, parameters: &[(&str, &str)]) -> String {
-    let separator = if url.contains('?') { '&' } else { '?' };
-    format!("{url}{separator}{}", form(parameters))
-}
-
-/// Parameters as a form, or as a query.
-fn form(parameters: &[(&str, &str)]) -> String {
-    let pairs = parameters.iter().map(|(name, value)| format!("{name}={}", encoded(value)));
-    pairs.collect::<Vec<_>>().join("&")
-}
-
-fn encoded(value: &str) -> String {
-    utf8_percent_encode(value, UNRESERVED).to_string()
 }
 
 #[cfg(test)]

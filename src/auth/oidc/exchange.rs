@@ -6,7 +6,11 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::StatusCode;
 use serde_json::{Map, Value};
 
-use super::{LoginFault, encoded, form, provider::DiscoveredProvider};
+use super::{
+    LoginFault,
+    parameters::{encoded, form},
+    provider::DiscoveredProvider,
+};
 use crate::{
     auth::{AuthFault, Identity, TokenCheck, fetch::post_form, now},
     config::{ClientSecretPlace, OidcConfig},
