@@ -346,3 +346,52 @@ fn add<'t>(table: &mut DeTable<'t>, key: &'static str, text: &str, alone: bool, 
     }
     put(table, key, at, DeValue::Array(array));
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use super::super::check;
+
+    /// The faults of a route with this document.
+    fn faults(document: &str) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("api.yaml"), document).unwrap();
+        let text = "listeners.web.bind = '127.0.0.1:0'\n[pools.app]\nbackends = ['127.0.0.1:1']\n\
+                    [[routes]]\npool = 'app'\nopenapi = 'api.yaml'\n";
+        let path = folder.path().join("moorline.toml");
+        check::text(text, Path::new(&path))
+            .map_or_else(|faults| faults.to_string(), |_| String::new())
+    }
+
+    fn with_sets(count: usize) -> String {
+        let mut document = "openapi: 3.1.0\npaths:\n".to_owned();
+        for number in 1..=count {
+            document += &format!(
+                "  /p{number}: {{ get: {{ x-moorline-route: {{ max_body: {number} }} }} }}\n"
+            );
+        }
+        document
+    }
+
+    #[test]
+    fn the_sets_of_keys_are_bounded() {
+        assert_eq!(faults(&with_sets(256)), "");
+        let shown = faults(&with_sets(257));
+        assert!(shown.contains("more than 256 different sets of keys"), "{shown}");
+    }
+
+    #[test]
+    fn aliases_do_not_multiply_keys() {
+        let mut bomb =
+            "openapi: 3.1.0\npaths: {}\nx-a0: &a0 [x, x, x, x, x, x, x, x, x]\n".to_owned();
+        for level in 1..12 {
+            let before = format!("*a{}", level - 1);
+            bomb += &format!("x-a{level}: &a{level} [{}]\n", [before.as_str(); 9].join(", "));
+        }
+        bomb += "x-moorline-route: { allow: *a11 }\n";
+        assert!(faults(&bomb).contains("this is not YAML or JSON"));
+        let deep = format!("openapi: 3.1.0\nx-moorline-route: {}", "{a: ".repeat(10_000));
+        assert!(faults(&deep).contains("this is not YAML or JSON"));
+    }
+}
