@@ -99,6 +99,10 @@ mod tests {
         let mut near = key("new", "near", None);
         near.hash[31] ^= 1;
         keys.push(near);
+        // Those of a key that is not in the file.
+        let mut other = key("absent", "other", None);
+        other.hash[31] ^= 1;
+        keys.push(other);
         keys.sort_by_key(|key| key.hash);
         let keys = ApiKeys::new(&ApiKeysConfig {
             path: "keys.txt".into(),
@@ -111,6 +115,7 @@ mod tests {
         assert_eq!(&*subject("old", 99).unwrap(), "mobile");
         assert_eq!(&*subject("new", 100).unwrap(), "mobile");
         assert!(matches!(subject("old", 100), Err(AuthFault::Expired(_))));
+        assert!(matches!(subject("absent", 0), Err(AuthFault::UnknownApiKey)));
         assert!(matches!(subject("2000", 0), Err(AuthFault::UnknownApiKey)));
         assert!(matches!(subject("", 0), Err(AuthFault::UnknownApiKey)));
         assert!(matches!(subject(&"x".repeat(2000), 0), Err(AuthFault::TooLong)));

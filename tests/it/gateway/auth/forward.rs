@@ -279,6 +279,8 @@ async fn a_session_belongs_to_the_client_that_the_server_names() {
     let upgrade = poll_target(&sid, "t1").replace("polling", "websocket");
     let banned = websocket::request(&upgrade, "Cookie: id=bert\r\n");
     assert_eq!(Raw::ask(proxy.web(), banned).await.status(), 403);
+    let gone = websocket::request(&upgrade, "Cookie: id=gone\r\n");
+    assert_eq!(Raw::ask(proxy.web(), gone).await.status(), 401);
     let mut socket = Raw::connect(proxy.web()).await;
     socket.send(websocket::request(&upgrade, "")).await;
     assert_eq!(socket.response().await.status(), 101);
