@@ -19,10 +19,10 @@ use super::{
     local_reply::DeferredReply,
     long_poll,
     lookup::CountedLookup,
-    opened_request::{ArrivalFacts, OpenedRequest, RequestHost, RequestSender, Unpassed},
+    opened_request::{ArrivalFacts, OpenedRequest, RequestHost, RequestSender},
     outgoing::Outgoing,
     reply::{OwnReply, ReplyContext},
-    waiting::PausedArrival,
+    waiting::{FilteredArrival, PausedArrival},
 };
 use crate::{
     config::Timeouts,
@@ -175,40 +175,15 @@ pub(super) fn arrive<'a>(
     let host = RequestHost::from(checked.host).unwrap_or_default();
     let upgrade = checked.upgrade;
     let forwarded_always = snapshot.forwarded_always;
-    let chosen;
-    let (passed, pool) = match rule {
-        RouteTarget { action: RouteAction::Pool(pool), filters: None, .. } => {
-            (FilteredRequest::unchanged(request), pool)
-        }
-        _ => {
-            let facts = ArrivalFacts::of(proxy, &request, &traits, rule, (host, upgrade));
-            opened.use_route(rule);
-            let passed = opened.filter(request, (&traits, &sender), &facts, rule);
-            match passed.and_then(|passed| opened.pool_of(passed, (&traits, &sender), &facts, rule))
-            {
-                Ok((passed, pool)) => {
-                    chosen = pool;
-                    (passed, &chosen)
-                }
-                Err(Unpassed::Stopped(stopped)) => return Err(stopped),
-                Err(Unpassed::Paused(paused)) => {
-                    let rule = rule.clone();
-                    return Err(Box::new(Stopped::Paused(Box::new(PausedArrival {
-                        opened,
-                        paused,
-                        traits,
-                        sender,
-                        facts,
-                        rule,
-                        hops,
-                        forwarded_always,
-                    }))));
-                }
-            }
-        }
-    };
-    let target = (pool, rule);
-    Ok(opened.arrive(passed, traits, &sender, (&host, upgrade), target, (hops, forwarded_always)))
+    if let RouteTarget { action: RouteAction::Pool(pool), filters: None, .. } = rule {
+        let passed = FilteredRequest::unchanged(request);
+        let (target, more) = ((pool, rule), (hops, forwarded_always));
+        return Ok(opened.arrive(passed, traits, &sender, (&host, upgrade), target, more));
+    }
+    let facts = ArrivalFacts::of(proxy, &request, &traits, rule, (host, upgrade));
+    opened.use_route(rule);
+    let passed = opened.filter(request, (&traits, &sender), &facts, rule);
+    FilteredArrival { opened, traits, sender, facts, hops, forwarded_always }.conclude(passed, rule)
 }
 
 /// Lets tests observe a panic or a stuck worker. Not in release builds.

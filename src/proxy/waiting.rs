@@ -13,20 +13,51 @@ use super::{
 };
 use crate::{
     error::{Phase, ProxyError},
-    gateway::PausedRequest,
+    gateway::{FilteredRequest, PausedRequest},
     snapshot::RouteTarget,
 };
 
-/// A request that a filter holds while it waits. Owns what the rest of the arrival needs.
-pub(super) struct PausedArrival<'a> {
+/// A request of a route with filters. Owns what the rest of the arrival needs.
+pub(super) struct FilteredArrival<'a> {
     pub(super) opened: OpenedRequest<'a>,
-    pub(super) paused: Box<PausedRequest>,
     pub(super) traits: RequestTraits,
     pub(super) sender: RequestSender,
     pub(super) facts: ArrivalFacts,
-    pub(super) rule: RouteTarget,
     pub(super) hops: usize,
     pub(super) forwarded_always: bool,
+}
+
+/// A request that a filter holds while it waits.
+pub(super) struct PausedArrival<'a> {
+    arrival: FilteredArrival<'a>,
+    paused: Box<PausedRequest>,
+    rule: RouteTarget,
+}
+
+impl<'a> FilteredArrival<'a> {
+    /// Does the rest of the arrival, with what the filters have decided.
+    ///
+    /// # Errors
+    /// The request gets a reply of the proxy, or a filter waits.
+    pub(super) fn conclude(
+        self,
+        passed: Result<FilteredRequest, Unpassed<'a>>,
+        rule: &RouteTarget,
+    ) -> Result<Arrival<'a>, Box<Stopped<'a>>> {
+        let Self { mut opened, traits, sender, facts, hops, forwarded_always } = self;
+        match passed.and_then(|passed| opened.pool_of(passed, (&traits, &sender), &facts, rule)) {
+            Ok((passed, pool)) => {
+                let (target, host) = ((&pool, rule), (&*facts.host, facts.upgrade));
+                Ok(opened.arrive(passed, traits, &sender, host, target, (hops, forwarded_always)))
+            }
+            Err(Unpassed::Stopped(stopped)) => Err(stopped),
+            Err(Unpassed::Paused(paused)) => {
+                let arrival = Self { opened, traits, sender, facts, hops, forwarded_always };
+                let paused = PausedArrival { arrival, paused, rule: rule.clone() };
+                Err(Box::new(Stopped::Paused(Box::new(paused))))
+            }
+        }
+    }
 }
 
 impl<'a> PausedArrival<'a> {
@@ -34,34 +65,18 @@ impl<'a> PausedArrival<'a> {
     ///
     /// # Errors
     /// The request gets a reply of the proxy, or another filter waits.
-    pub(super) async fn resume(self) -> Result<Arrival<'a>, Box<Stopped<'a>>> {
-        let Self { mut opened, paused, traits, sender, facts, rule, hops, forwarded_always } = self;
-        let known = opened.facts((&traits, &sender), &facts);
+    async fn resume(self) -> Result<Arrival<'a>, Box<Stopped<'a>>> {
+        let Self { mut arrival, paused, rule } = self;
+        let FilteredArrival { opened, traits, sender, facts, .. } = &mut arrival;
         let passed = match &rule.filters {
-            Some(filters) => filters.resume(*paused, &known).await,
+            Some(filters) => filters.resume(*paused, &opened.facts((traits, sender), facts)).await,
             // Only filters pause a request.
             None => {
                 return Err(opened.refused(&ProxyError::bad_request("No filter."), facts.unread));
             }
         };
         let passed = opened.passed(passed, facts.unread);
-        match passed.and_then(|passed| opened.pool_of(passed, (&traits, &sender), &facts, &rule)) {
-            Ok((passed, pool)) => {
-                let (target, host) = ((&pool, &rule), (&*facts.host, facts.upgrade));
-                Ok(opened.arrive(passed, traits, &sender, host, target, (hops, forwarded_always)))
-            }
-            Err(Unpassed::Stopped(stopped)) => Err(stopped),
-            Err(Unpassed::Paused(paused)) => Err(Box::new(Stopped::Paused(Box::new(Self {
-                opened,
-                paused,
-                traits,
-                sender,
-                facts,
-                rule,
-                hops,
-                forwarded_always,
-            })))),
-        }
+        arrival.conclude(passed, &rule)
     }
 }
 
@@ -72,7 +87,7 @@ pub(super) async fn serve<'a>(
     about: (bool, bool),
 ) -> Flow {
     let arrival = loop {
-        paused.opened.scope.enter(Phase::Select);
+        paused.arrival.opened.scope.enter(Phase::Select);
         // Dropping the request closes its scope as that of a client that has left.
         let resumed = select! {
             resumed = paused.resume() => resumed,
