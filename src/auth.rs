@@ -23,6 +23,7 @@ mod jwks;
 mod jwt;
 mod oidc;
 mod passwords;
+mod probe;
 mod remote;
 mod sessions;
 mod token;
@@ -35,6 +36,7 @@ use std::{
 };
 
 use self::passwords::PasswordTurns;
+pub use self::probe::TokenProbe;
 pub(crate) use self::{
     api_keys::ApiKeys,
     fault::AuthFault,

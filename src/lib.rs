@@ -88,7 +88,7 @@ pub mod acme;
 pub mod admin;
 pub mod api;
 pub mod app;
-mod auth;
+pub mod auth;
 pub mod cli;
 pub mod config;
 pub mod conn;

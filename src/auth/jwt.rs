@@ -68,6 +68,11 @@ impl JwtVerifier {
         &self.config
     }
 
+    /// Forgets the tokens that were verified.
+    pub(super) fn forget(&self) {
+        self.verified.clear();
+    }
+
     /// Checks a token.
     pub(crate) fn check(&self, token: &str, now: u64) -> TokenCheck {
         let remote = match &self.keys {
@@ -75,7 +80,7 @@ impl JwtVerifier {
             Keys::Remote(remote) => remote,
         };
         if remote.take_change() {
-            self.verified.clear();
+            self.forget();
         }
         match self.check_now(token, now) {
             Err(AuthFault::NoKeys) => match remote.fetch_first() {
