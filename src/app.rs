@@ -290,8 +290,12 @@ fn admin_state(
 }
 
 fn stores(proxy: &SharedState) -> Vec<CacheSample> {
-    let (bytes, entries) = proxy.cache.load().usage();
-    vec![CacheSample { store: "memory", bytes, entries }]
+    let cache = proxy.cache.load();
+    let levels = [("memory", Some(cache.usage())), ("disk", cache.disk_usage())];
+    let samples = levels.into_iter().filter_map(|(store, usage)| {
+        usage.map(|(bytes, entries)| CacheSample { store, bytes, entries })
+    });
+    samples.collect()
 }
 
 fn certificates(proxy: &SharedState) -> Vec<CertificateSample> {

@@ -15,9 +15,9 @@ use serde_json::{Value, json};
 use self::pools::pool;
 
 use crate::config::{
-    AccessLogConfig, Acme, Admin, AdminRemote, AdminSocket, CacheStoreConfig, Certificate,
-    CertificateSource, ClientAuth, Config, DrainConfig, ErrorPageEntry, ErrorPages, HostPattern,
-    ListenerConfig, MirrorConfig, PassthroughConfig, ProcessLimits, ProxyIn, Redirect,
+    AccessLogConfig, Acme, Admin, AdminRemote, AdminSocket, CacheDiskConfig, CacheStoreConfig,
+    Certificate, CertificateSource, ClientAuth, Config, DrainConfig, ErrorPageEntry, ErrorPages,
+    HostPattern, ListenerConfig, MirrorConfig, PassthroughConfig, ProcessLimits, ProxyIn, Redirect,
     RedirectConfig, Reload, RespondConfig, RouteConfig, RouteTimeouts, RouteTo, SessionsConfig,
     SharedKeys, SplitPool, TlsConfig, UnknownSni, Upgrade, url_without_secrets,
 };
@@ -33,7 +33,7 @@ pub(super) fn to_json(config: &Config) -> Value {
         trusted_proxies,
         forwarded,
         sessions: SessionsConfig { max, max_sid_bytes },
-        cache: CacheStoreConfig { memory },
+        cache: CacheStoreConfig { memory, disk },
         limits: ProcessLimits { connections, handshakes },
         access_log,
         redact,
@@ -53,7 +53,7 @@ pub(super) fn to_json(config: &Config) -> Value {
         "ticket_keys": shared_keys(ticket_keys),
         "trusted_proxies": trusted_proxies.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "forwarded": forwarded.name(),
-        "cache": { "memory": memory },
+        "cache": { "memory": memory, "disk": disk.as_ref().map(cache_disk) },
         "sessions": { "max": max, "max_sid_bytes": max_sid_bytes },
         "limits": { "connections": connections, "handshakes": handshakes },
         "access_log": match access_log {
@@ -71,6 +71,11 @@ pub(super) fn to_json(config: &Config) -> Value {
         "admin": admin(endpoints),
         "watched": watched.iter().map(|path| path.display().to_string()).collect::<Vec<_>>(),
     })
+}
+
+fn cache_disk(disk: &CacheDiskConfig) -> Value {
+    let CacheDiskConfig { path, max } = disk;
+    json!({ "path": path.display().to_string(), "max": max })
 }
 
 fn shared_keys(keys: &SharedKeys) -> Value {

@@ -11,6 +11,12 @@ pub struct CacheState {
     pub used: u64,
     /// Number of URLs with stored responses, about.
     pub urls: u64,
+    /// Maximum size on disk, in bytes; 0: nothing is kept there.
+    pub disk: u64,
+    /// Size on disk, in bytes, about.
+    pub disk_used: u64,
+    /// Number of URLs with stored responses on disk, about.
+    pub disk_urls: u64,
 }
 
 /// Which stored responses are removed: exactly one field is set.

@@ -79,5 +79,11 @@ impl Args {
 fn state_text(state: &CacheState) -> String {
     let mib = |bytes: u64| bytes.div_ceil(1 << 20);
     let urls = counted(state.urls, "URL");
-    format!("stored responses of {urls}: {} of {} MiB", mib(state.used), mib(state.memory))
+    let memory =
+        format!("stored responses of {urls}: {} of {} MiB", mib(state.used), mib(state.memory));
+    if state.disk == 0 {
+        return memory;
+    }
+    let (urls, used) = (counted(state.disk_urls, "URL"), mib(state.disk_used));
+    format!("{memory}\non disk, of {urls}: {used} of {} MiB", mib(state.disk))
 }

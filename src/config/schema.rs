@@ -225,6 +225,7 @@ pub static SECTIONS: &[&Section] = &[
     &ACCESS_LOG,
     &SESSIONS,
     &CACHE,
+    &CACHE_DISK,
     &PROCESS_LIMITS,
     &COOKIE_KEY,
     &TICKET_KEYS,

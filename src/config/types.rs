@@ -29,7 +29,7 @@ pub use self::{
     bodies::{
         BodyChange, CompressConfig, ContentCoding, DecompressConfig, FilesConfig, TransformConfig,
     },
-    cache::{CacheConfig, CacheStoreConfig},
+    cache::{CacheConfig, CacheDiskConfig, CacheStoreConfig},
     conditions::{CertificateCondition, OperationCondition, RouteConditions, TextCondition},
     discovery::{BackendSource, Dns, HttpSource},
     gateway::{

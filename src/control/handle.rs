@@ -21,7 +21,7 @@ use crate::{
         NewBackend, Plan, PlanRequest, PurgeRequest, Purged, ReloadRequest, Revoked, SessionList,
         Status, UpgradeRequest, Upgraded, Whereabouts,
     },
-    config::{Address, Config, check},
+    config::{Address, CacheStoreConfig, Config, check},
     gateway::PurgeTarget,
     shared::SharedState,
 };
@@ -120,7 +120,10 @@ impl ControlHandle {
     pub fn cache(&self) -> CacheState {
         let store = self.proxy.cache.load();
         let (used, urls) = store.usage();
-        CacheState { memory: store.memory(), used, urls }
+        let (disk_used, disk_urls) = store.disk_usage().unwrap_or_default();
+        let CacheStoreConfig { memory, disk } = store.config();
+        let (memory, disk) = (*memory, disk.as_ref().map_or(0, |disk| disk.max));
+        CacheState { memory, used, urls, disk, disk_used, disk_urls }
     }
 
     /// Removes stored responses.

@@ -150,7 +150,7 @@ fn shared_state(config: &Config) -> Result<Arc<SharedState>, ApplyError> {
         sids: SessionTable::new(&config.sessions),
         memory: RecentSessions::new(),
         tunnels: Arc::default(),
-        cache: ArcSwap::from_pointee(CacheStore::new(config.cache.memory, metrics.cache.clone())),
+        cache: ArcSwap::from_pointee(CacheStore::new(&config.cache, metrics.cache.clone())),
         auth: AuthState::default(),
         limits: ClientLimits::new(connections, handshakes, metrics.client_limits.clone()),
         metrics,

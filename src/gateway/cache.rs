@@ -18,10 +18,12 @@
 
 mod conditions;
 mod directives;
+mod disk;
 mod flight;
 mod metrics;
 mod policy;
 mod range;
+mod removals;
 mod status;
 mod store;
 mod stored;
@@ -35,11 +37,12 @@ use std::{
 
 use http::Method;
 use moorline_http::RequestHead;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 use xxhash_rust::xxh3::xxh3_64;
 
 use self::{
     directives::RequestDirectives,
+    disk::LoadedFile,
     flight::Turn,
     policy::StoredReuse,
     status::{CacheOutcome, ForwardReason},
@@ -55,7 +58,10 @@ use super::{local::LocalReply, variables::FilterFacts};
 use crate::config::CacheConfig;
 
 /// Longest time for which a request waits for the response to another one.
-pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(5);
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// Longest time for which a request waits for the disk.
+const LONGEST_LOAD: Duration = Duration::from_secs(1);
 
 /// The cache of a route.
 #[derive(Debug)]
@@ -66,6 +72,33 @@ pub(crate) struct RouteCache {
     store: Arc<CacheStore>,
 }
 
+/// What a request waits for.
+#[derive(Debug)]
+pub(crate) struct CacheWait(WaitedFor);
+
+#[derive(Debug)]
+enum WaitedFor {
+    /// The response to another request.
+    Response(watch::Receiver<()>),
+    /// A response on disk.
+    Disk(watch::Receiver<LoadedFile>),
+}
+
+/// How often a request was looked up.
+#[derive(Debug)]
+pub(crate) enum LookupTurn {
+    /// This is the first time.
+    First,
+    /// It has waited for the response to another request.
+    AfterWait,
+    /// It has waited for the disk, which has this response.
+    AfterLoad(LoadedResponse),
+}
+
+/// A response that the disk may have had.
+#[derive(Debug)]
+pub(crate) struct LoadedResponse(LoadedFile);
+
 /// What the cache says to a request.
 #[derive(Debug)]
 pub(crate) enum CacheAnswer {
@@ -75,10 +108,35 @@ pub(crate) enum CacheAnswer {
     Renew(LocalReply, Box<CacheTicket>),
     /// The request goes to the backend.
     Forward(Box<CacheTicket>),
-    /// Another request fetches the response. Ask again when the channel is closed, or after [`LONGEST_WAIT`].
-    Wait(watch::Receiver<()>),
+    /// The request waits, and is looked up again.
+    Wait(CacheWait),
     /// The cache has nothing to do with the request.
     Pass,
+}
+
+impl LookupTurn {
+    /// The response from the disk, if the request selects it.
+    fn loaded(&self, request: &RequestHead) -> Option<Arc<StoredResponse>> {
+        let Self::AfterLoad(LoadedResponse(loaded)) = self else { return None };
+        loaded.clone().filter(|loaded| loaded.selecting.match_request(&request.head))
+    }
+}
+
+impl CacheWait {
+    /// Waits, for a limited time.
+    pub(crate) async fn over(self) -> LookupTurn {
+        match self.0 {
+            WaitedFor::Response(mut receiver) => {
+                // The channel closes when the response is there, or will not come.
+                _ = timeout(LONGEST_WAIT, receiver.changed()).await;
+                LookupTurn::AfterWait
+            }
+            WaitedFor::Disk(mut receiver) => {
+                _ = timeout(LONGEST_LOAD, receiver.changed()).await;
+                LookupTurn::AfterLoad(LoadedResponse(receiver.borrow().clone()))
+            }
+        }
+    }
 }
 
 impl RouteCache {
@@ -89,13 +147,12 @@ impl RouteCache {
         Self { config: Arc::new(config), scope, store }
     }
 
-    /// Looks a request up. `request` is as the backend gets it; a validation changes its conditions. `waits`: it may wait
-    /// for another request.
+    /// Looks a request up. `request` is as the backend gets it; a validation changes its conditions.
     pub(crate) fn look_up(
         &self,
         request: &mut RequestHead,
         facts: &FilterFacts<'_>,
-        waits: bool,
+        turn: &LookupTurn,
     ) -> CacheAnswer {
         if facts.upgrade || facts.is_engine {
             return CacheAnswer::Pass;
@@ -120,10 +177,18 @@ impl RouteCache {
             return CacheAnswer::Pass;
         }
         let now = SystemTime::now();
+        let waits = !matches!(turn, LookupTurn::AfterWait);
         let (stored, has_others) = self.store.find(&key, &request.head);
+        // Memory may have no room for it.
+        let stored = stored.or_else(|| turn.loaded(request));
         let Some(stored) = stored else {
             if facts.preview {
                 return CacheAnswer::Pass;
+            }
+            if matches!(turn, LookupTurn::First)
+                && let Some(receiver) = self.store.load(&key, &request.head)
+            {
+                return CacheAnswer::Wait(CacheWait(WaitedFor::Disk(receiver)));
             }
             let reason = if has_others { ForwardReason::VaryMiss } else { ForwardReason::UriMiss };
             return self.miss(key, reason, request, &directives, waits);
@@ -203,7 +268,7 @@ impl RouteCache {
 
     fn wait(&self, receiver: watch::Receiver<()>) -> CacheAnswer {
         self.store.metrics().waits.inc();
-        CacheAnswer::Wait(receiver)
+        CacheAnswer::Wait(CacheWait(WaitedFor::Response(receiver)))
     }
 
     fn forward(

@@ -7,15 +7,13 @@ use std::{fmt, sync::Arc};
 use bytes::Bytes;
 use moorline_http::{BodyLength, FieldId, Head, RequestHead};
 
-use tokio::{sync::watch, time::timeout};
-
 pub(crate) use self::response::ResponseFilters;
 use super::{
     addresses,
     api::{ApiFilter, InvalidRequest},
     auth::{AuthCheck, AuthFilter, AuthRefusal, AuthState, AuthVerdict, PendingCheck},
     body::ReplyBody,
-    cache::{CacheAnswer, CacheStore, LONGEST_WAIT, RouteCache},
+    cache::{CacheAnswer, CacheStore, CacheWait, LookupTurn, RouteCache},
     compress::Compression,
     cors::{self, CorsGrant},
     fields::{self, RenderedEdits},
@@ -126,8 +124,8 @@ pub(crate) struct PausedRequest {
 enum PendingStep {
     /// An identity.
     Auth(PendingCheck),
-    /// The response to another request, until the channel is closed.
-    Cache(watch::Receiver<()>),
+    /// A stored response.
+    Cache(CacheWait),
 }
 
 impl fmt::Debug for PausedRequest {
@@ -281,14 +279,8 @@ impl FilterChain {
             (Some(Filter::Auth(auth)), PendingStep::Auth(check)) => {
                 admit(auth, passed, check.await)?
             }
-            (Some(Filter::Cache(cache)), PendingStep::Cache(mut response)) => {
-                // The channel closes when the response is there, or will not come.
-                let _ = timeout(LONGEST_WAIT, response.changed()).await;
-                match look_up(cache, passed, facts, false) {
-                    Ok(passed) => passed,
-                    Err(FilterStop::Ends(interception)) => return Err(interception),
-                    Err(FilterStop::Waits(passed, _)) => *passed,
-                }
+            (Some(Filter::Cache(cache)), PendingStep::Cache(wait)) => {
+                look_up_again(cache, passed, facts, wait).await?
             }
             _ => passed,
         };
@@ -342,16 +334,35 @@ fn admit(
     Ok(passed)
 }
 
-/// Looks a request up among stored responses. `waits`: it may wait for the response to another request.
+/// Looks up a request that has to wait: for the disk, then perhaps for the response to another request.
+async fn look_up_again(
+    cache: &RouteCache,
+    mut passed: FilteredRequest,
+    facts: &FilterFacts<'_>,
+    mut wait: CacheWait,
+) -> Result<FilteredRequest, Box<Interception>> {
+    loop {
+        match look_up(cache, passed, facts, &wait.over().await) {
+            Ok(passed) => return Ok(passed),
+            Err(FilterStop::Ends(interception)) => return Err(interception),
+            Err(FilterStop::Waits(waiting, PendingStep::Cache(next))) => {
+                (passed, wait) = (*waiting, next);
+            }
+            Err(FilterStop::Waits(passed, _)) => return Ok(*passed),
+        }
+    }
+}
+
+/// Looks a request up among stored responses.
 fn look_up(
     cache: &RouteCache,
     passed: FilteredRequest,
     facts: &FilterFacts<'_>,
-    waits: bool,
+    turn: &LookupTurn,
 ) -> Result<FilteredRequest, FilterStop> {
     let FilteredRequest { mut request, response, host, max_body, body } = passed;
     let mut response = response.unwrap_or_default();
-    let pending = match cache.look_up(&mut request, facts, waits) {
+    let pending = match cache.look_up(&mut request, facts, turn) {
         CacheAnswer::Stored(reply) => {
             return Err(Box::new(Interception::Stored(reply, response)).into());
         }
@@ -372,7 +383,7 @@ fn look_up(
             (response.cache, response.stale) = (Some(ticket), Some(Box::new((head, body))));
             None
         }
-        CacheAnswer::Wait(receiver) => Some(PendingStep::Cache(receiver)),
+        CacheAnswer::Wait(wait) => Some(PendingStep::Cache(wait)),
         CacheAnswer::Pass => None,
     };
     let passed = FilteredRequest { request, response: Some(response), host, max_body, body };
@@ -491,7 +502,7 @@ impl Filter {
                 let transform = transform.response(request, facts);
                 passed.response.get_or_insert_default().transform = Some(Box::new(transform));
             }
-            Self::Cache(cache) => passed = look_up(cache, passed, facts, true)?,
+            Self::Cache(cache) => passed = look_up(cache, passed, facts, &LookupTurn::First)?,
         }
         Ok(passed)
     }

@@ -346,6 +346,11 @@ fn cache(registry: &mut Registry) -> CacheMetrics {
         metric::CACHE_EVICTIONS,
         "URLs whose stored responses made room for others",
     );
+    let writes = by_result(
+        registry,
+        metric::CACHE_DISK_WRITES,
+        "Responses for the disk, also those that the disk was too slow for",
+    );
     CacheMetrics {
         hits: requests("hit"),
         stale: requests("stale"),
@@ -363,6 +368,10 @@ fn cache(registry: &mut Registry) -> CacheMetrics {
         ),
         stored: plain(registry, metric::CACHE_STORED, "Responses stored or renewed"),
         evicted: evictions("memory"),
+        disk_evicted: evictions("disk"),
+        disk_written: writes("ok"),
+        disk_dropped: writes("dropped"),
+        disk_failed: writes("failed"),
         purges: plain(registry, metric::CACHE_PURGES, "Commands that removed stored responses"),
     }
 }

@@ -97,7 +97,7 @@ fn scrape() -> String {
     let expires = UNIX_EPOCH + Duration::from_secs(2_000_000_000);
     let certificate =
         CertificateSample { listener: "web".to_owned(), name: "localhost".to_owned(), expires };
-    let stores = ["memory"].map(|store| CacheSample { store, bytes: 0, entries: 0 });
+    let stores = ["memory", "disk"].map(|store| CacheSample { store, bytes: 0, entries: 0 });
     metrics.encode([backend].into_iter(), [certificate].into_iter(), stores.into_iter())
 }
 

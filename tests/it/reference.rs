@@ -259,6 +259,8 @@ const PLACES: &[(&str, &str)] = &[
     ("routes.messages", "ROUTE\n[routes.messages]\nrate = \"10/s\"\nLINE\nAPP"),
     ("routes.cache", "ROUTE\n[routes.cache]\nLINE\nAPP"),
     ("cache", "WEB\nAPP\n[cache]\nLINE"),
+    ("cache.disk", "WEB\nAPP\n[cache.disk]\nmax = \"1GiB\"\nLINE"),
+    ("cache.disk", "WEB\nAPP\n[cache.disk]\npath = \"target\"\nLINE"),
     ("routes.openapi", "ROUTE\n[routes.openapi]\nfile = \"tests/config/good/api.yaml\"\nLINE\nAPP"),
     ("routes.cors", "ROUTE\n[routes.cors]\norigins = [\"https://a.test\"]\nLINE\nAPP"),
     (

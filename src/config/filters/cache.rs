@@ -1,9 +1,10 @@
 //! `cache` of a route, and `[cache]`.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use crate::config::{
-    CacheConfig, CacheStoreConfig,
+    CacheConfig, CacheDiskConfig, CacheStoreConfig, InvalidValue,
+    fault::quoted,
     file::{TomlTable, TomlValue},
     reader::SHORTEST,
     schema,
@@ -45,5 +46,32 @@ pub(in crate::config) fn store(top: &TomlTable<'_>) -> CacheStoreConfig {
     let Some(value) = top.value("cache") else { return default };
     let Some(table) = value.table(&schema::CACHE, "a table, `[cache]`") else { return default };
     let memory = table.value("memory").and_then(|value| value.size((1 << 20)..=LARGEST_STORE));
-    CacheStoreConfig { memory: memory.map_or(default.memory, |size| size as u64) }
+    CacheStoreConfig {
+        memory: memory.map_or(default.memory, |size| size as u64),
+        disk: table.value("disk").and_then(|value| disk(&value)),
+    }
+}
+
+fn disk(value: &TomlValue<'_>) -> Option<CacheDiskConfig> {
+    let wanted = "a table such as `{ path = \"/var/cache/moorline\", max = \"10GiB\" }`";
+    let table = value.table(&schema::CACHE_DISK, wanted)?;
+    let path =
+        table.need("path", "`path = \"/var/cache/moorline\"`").and_then(|path| folder(&path));
+    let max = table.need("max", "`max = \"10GiB\"`");
+    let max = max.and_then(|max| max.size((1 << 20)..=LARGEST_STORE));
+    Some(CacheDiskConfig { path: path?, max: max? as u64 })
+}
+
+/// Reads the path of a folder, which may be missing.
+fn folder(value: &TomlValue<'_>) -> Option<PathBuf> {
+    let typed = value.string()?;
+    let path = value.resolve(typed);
+    if typed.is_empty() || path.metadata().is_ok_and(|found| !found.is_dir()) {
+        let wrong = InvalidValue::new(format!("{} is not a folder", quoted(typed)));
+        value.fault(
+            wrong.help("name a folder for stored responses; it is created if it is missing"),
+        );
+        return None;
+    }
+    Some(std::path::absolute(&path).unwrap_or(path))
 }

@@ -1,9 +1,9 @@
 //! Keys of stored responses.
 
 use super::{
-    DefaultValue::{Value, Words},
+    DefaultValue::{Required, Value, Words},
     SchemaKey, Section,
-    ValueKind::{Boolean, Duration, Percent, Size},
+    ValueKind::{Boolean, Duration, Percent, Size, Table, Text},
 };
 
 pub(in crate::config) static ROUTE_CACHE: Section = Section {
@@ -62,12 +62,45 @@ pub(in crate::config) static CACHE: Section = Section {
     name: "cache",
     heading: "`[cache]`",
     about: "Stored responses of all routes.",
-    keys: &[SchemaKey {
-        name: "memory",
-        kind: Size(1 << 20, 1 << 40),
-        default: Value(r#""128MiB""#),
-        example: r#""1GiB""#,
-        about: "Maximum size in memory. Responses that are used least are removed first.",
-    }],
+    keys: &[
+        SchemaKey {
+            name: "memory",
+            kind: Size(1 << 20, 1 << 40),
+            default: Value(r#""128MiB""#),
+            example: r#""1GiB""#,
+            about: "Maximum size in memory. Responses that are used least are removed first.",
+        },
+        SchemaKey {
+            name: "disk",
+            kind: Table(&CACHE_DISK),
+            default: Words("Responses are kept only in memory"),
+            example: r#"{ path = "/var/cache/moorline", max = "10GiB" }"#,
+            about: "Keeps responses on disk, too. They survive a restart.",
+        },
+    ],
+    notes: "",
+};
+
+pub(in crate::config) static CACHE_DISK: Section = Section {
+    name: "cache.disk",
+    heading: "`disk` of `[cache]`",
+    about: "A folder for stored responses. If it cannot be used, that is logged, and the cache goes on from memory.",
+    keys: &[
+        SchemaKey {
+            name: "path",
+            kind: Text("path of a folder"),
+            default: Required,
+            example: r#""/var/cache/moorline""#,
+            about: "The folder; it is created if it is missing. The responses are in its folder `responses`, which only this user may open. \
+                    Each process needs its own folder; an upgrade takes it over.",
+        },
+        SchemaKey {
+            name: "max",
+            kind: Size(1 << 20, 1 << 40),
+            default: Required,
+            example: r#""10GiB""#,
+            about: "Maximum size on disk. Responses whose files were used least recently are removed first.",
+        },
+    ],
     notes: "",
 };

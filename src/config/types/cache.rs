@@ -1,6 +1,6 @@
 //! Types of stored responses.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 /// Stored responses of a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,10 +37,21 @@ impl Default for CacheConfig {
 pub struct CacheStoreConfig {
     /// Maximum size in memory, in bytes.
     pub memory: u64,
+    /// The second level on disk.
+    pub disk: Option<CacheDiskConfig>,
+}
+
+/// Stored responses on disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CacheDiskConfig {
+    /// The folder.
+    pub path: PathBuf,
+    /// Maximum size, in bytes.
+    pub max: u64,
 }
 
 impl Default for CacheStoreConfig {
     fn default() -> Self {
-        Self { memory: 128 << 20 }
+        Self { memory: 128 << 20, disk: None }
     }
 }

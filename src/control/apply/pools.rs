@@ -107,14 +107,13 @@ impl ControlTask {
         }
     }
 
-    /// The stored responses; a new store if its size has changed.
+    /// The stored responses; a new store if its settings have changed.
     fn cache_store(&self, config: &Config) -> Arc<CacheStore> {
         let store = self.proxy.cache.load_full();
-        if store.memory() == config.cache.memory {
+        if *store.config() == config.cache {
             return store;
         }
-        let store =
-            Arc::new(CacheStore::new(config.cache.memory, self.proxy.metrics.cache.clone()));
+        let store = Arc::new(CacheStore::new(&config.cache, self.proxy.metrics.cache.clone()));
         self.proxy.cache.store(Arc::clone(&store));
         store
     }

@@ -1,4 +1,5 @@
-//! Request collapsing: of several requests for one response that is not stored, one goes to the backend.
+//! Request collapsing: of several requests for one response that is not stored, one goes to the backend, or lets the disk
+//! be read.
 
 use std::{
     collections::HashMap,
@@ -9,39 +10,51 @@ use tokio::sync::watch;
 
 /// Requests on their way whose responses others wait for, by the hash of their key.
 #[derive(Debug, Default)]
-pub(super) struct Flights(Mutex<HashMap<u128, watch::Receiver<()>>>);
+pub(super) struct Flights<T = ()>(Mutex<HashMap<u128, watch::Receiver<T>>>);
 
 /// What a request does.
 #[derive(Debug)]
-pub(super) enum Turn {
+pub(super) enum Turn<T = ()> {
     /// It goes to the backend; others wait until the guard is dropped.
-    Leads(FlightGuard),
-    /// It waits until the channel is closed.
-    Waits(watch::Receiver<()>),
+    Leads(FlightGuard<T>),
+    /// It waits until the channel has a value or is closed.
+    Waits(watch::Receiver<T>),
 }
 
 /// The request that others wait for. Dropping it lets them go on.
 #[derive(Debug)]
-pub(super) struct FlightGuard {
-    flights: Arc<Flights>,
+pub(super) struct FlightGuard<T = ()> {
+    flights: Arc<Flights<T>>,
     hash: u128,
-    _landed: watch::Sender<()>,
+    landed: watch::Sender<T>,
 }
 
-impl Flights {
+impl<T: Default> Flights<T> {
     /// Joins the requests with this hash.
-    pub(super) fn join(self: &Arc<Self>, hash: u128) -> Turn {
+    pub(super) fn join(self: &Arc<Self>, hash: u128) -> Turn<T> {
         let mut flights = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(waiting) = flights.get(&hash) {
             return Turn::Waits(waiting.clone());
         }
-        let (sender, receiver) = watch::channel(());
+        let (sender, receiver) = watch::channel(T::default());
         flights.insert(hash, receiver);
-        Turn::Leads(FlightGuard { flights: Arc::clone(self), hash, _landed: sender })
+        Turn::Leads(FlightGuard { flights: Arc::clone(self), hash, landed: sender })
     }
 }
 
-impl Drop for FlightGuard {
+impl<T> FlightGuard<T> {
+    /// Receives what others wait for.
+    pub(super) fn receiver(&self) -> watch::Receiver<T> {
+        self.landed.subscribe()
+    }
+
+    /// Gives others what they wait for.
+    pub(super) fn land(self, value: T) {
+        self.landed.send_replace(value);
+    }
+}
+
+impl<T> Drop for FlightGuard<T> {
     fn drop(&mut self) {
         let mut flights = self.flights.0.lock().unwrap_or_else(PoisonError::into_inner);
         flights.remove(&self.hash);
@@ -54,7 +67,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_request_leads_until_it_has_landed() {
-        let flights = Arc::new(Flights::default());
+        let flights = Arc::new(Flights::<()>::default());
         let Turn::Leads(leader) = flights.join(1) else { panic!() };
         let Turn::Waits(mut waiting) = flights.join(1) else { panic!() };
         let Turn::Leads(other) = flights.join(2) else { panic!() };

@@ -21,6 +21,14 @@ pub(crate) struct CacheMetrics {
     pub(crate) stored: Counter,
     /// URLs whose responses made room in memory.
     pub(crate) evicted: Counter,
+    /// URLs whose responses made room on disk.
+    pub(crate) disk_evicted: Counter,
+    /// Responses that were written to disk.
+    pub(crate) disk_written: Counter,
+    /// Responses that were not written because the queue was full.
+    pub(crate) disk_dropped: Counter,
+    /// Responses that could not be written.
+    pub(crate) disk_failed: Counter,
     /// Commands that removed responses.
     pub(crate) purges: Counter,
 }

@@ -29,17 +29,17 @@ const ESTIMABLE: [u16; 11] = [200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Freshness {
     /// Age when the response arrived.
-    initial_age: Duration,
-    received: SystemTime,
-    lifetime: Duration,
+    pub(super) initial_age: Duration,
+    pub(super) received: SystemTime,
+    pub(super) lifetime: Duration,
     /// It is validated before each use.
-    no_cache: bool,
+    pub(super) no_cache: bool,
     /// It is never used while it is stale.
-    must_revalidate: bool,
+    pub(super) must_revalidate: bool,
     /// It is not used while it is stale only because the client accepts that.
-    is_shared: bool,
-    while_revalidate: Duration,
-    if_error: Duration,
+    pub(super) is_shared: bool,
+    pub(super) while_revalidate: Duration,
+    pub(super) if_error: Duration,
 }
 
 /// What may be done with a stored response.
@@ -218,13 +218,15 @@ impl Freshness {
         !self.no_cache && (is_fresh || !self.must_revalidate && stale_for < self.if_error)
     }
 
-    /// Time after which it cannot be used even after a failed validation; it is removed then.
-    pub(super) fn kept_for(&self, has_validator: bool) -> Duration {
+    /// Time from now after which it cannot be used even after a failed validation; it is removed then.
+    pub(super) fn kept_for(&self, has_validator: bool, now: SystemTime) -> Duration {
         /// How long a stale response waits for its validation.
         const VALIDATION: Duration = Duration::from_secs(86_400);
         let stale = self.while_revalidate.max(self.if_error);
         let stale = if has_validator { stale.max(VALIDATION) } else { stale };
-        self.lifetime.saturating_sub(self.initial_age).saturating_add(stale)
+        let resident = now.duration_since(self.received).unwrap_or_default();
+        let kept = self.lifetime.saturating_sub(self.initial_age).saturating_add(stale);
+        kept.saturating_sub(resident)
     }
 }
 

@@ -1,25 +1,27 @@
-//! The stored responses of the process, bounded in bytes.
+//! The stored responses of the process, bounded in bytes: in memory, and on disk if that is configured.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::{Duration, Instant},
+    collections::HashSet,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
 };
 
 use moka::{Expiry, notification::RemovalCause, ops::compute::Op, sync::Cache};
 use moorline_http::Head;
+use tokio::sync::watch;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 use super::{
+    disk::{DiskLevel, LoadedFile},
     flight::{Flights, Turn},
     metrics::CacheMetrics,
+    removals::{Removals, StoreMoment},
     stored::StoredResponse,
 };
+use crate::config::CacheStoreConfig;
 
 /// Most responses that are kept for one URL; the oldest is replaced.
-const MOST_VARIANTS: usize = 32;
+pub(super) const MOST_VARIANTS: usize = 32;
 
 /// How long it is remembered that the response of a URL cannot be stored.
 const UNSTORABLE: Duration = Duration::from_secs(60);
@@ -30,18 +32,20 @@ const MOST_UNSTORABLE: u64 = 16_384;
 /// The stored responses of the process.
 #[derive(Debug)]
 pub(crate) struct CacheStore {
-    resources: Cache<u128, Arc<Resource>>,
+    memory: MemoryLevel,
+    disk: Option<DiskLevel>,
     /// URLs whose responses cannot be stored: requests do not wait for each other.
     unstorable: Cache<u128, ()>,
-    /// When responses of a URL were removed. A response that was requested before is not stored.
-    removed: Cache<u128, Instant>,
-    /// Counts purges. A response that was requested before one is not stored.
-    purges: AtomicU64,
+    /// A response that was requested before a removal is not stored.
+    removals: Arc<Removals>,
     flights: Arc<Flights>,
     metrics: CacheMetrics,
-    /// Maximum size, in bytes.
-    memory: u64,
+    config: CacheStoreConfig,
 }
+
+/// The first level of the store.
+#[derive(Clone, Debug)]
+pub(super) struct MemoryLevel(Cache<u128, Arc<Resource>>);
 
 /// What names the response of a request, without the fields that select it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,13 +54,6 @@ pub(super) struct CacheKey {
     /// Separates the responses of routes.
     scope: u64,
     url: Box<str>,
-}
-
-/// A point in time between removals.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct StoreMoment {
-    at: Instant,
-    purges: u64,
 }
 
 /// The stored responses of one URL.
@@ -84,6 +81,15 @@ impl CacheKey {
     pub(super) fn new(scope: u64, url: impl Into<Box<str>>) -> Self {
         let url = url.into();
         Self { hash: xxh3_128_with_seed(url.as_bytes(), scope), scope, url }
+    }
+
+    pub(super) fn hash(&self) -> u128 {
+        self.hash
+    }
+
+    /// The scope and the URL.
+    pub(super) fn parts(&self) -> (u64, &str) {
+        (self.scope, &self.url)
     }
 
     /// Resolves a reference to a URL of the same origin; `None`: it is of another one, or not valid.
@@ -116,8 +122,8 @@ struct KeptFor;
 
 impl KeptFor {
     fn time(resource: &Resource) -> Option<Duration> {
-        let kept = |stored: &Arc<StoredResponse>| stored.freshness.kept_for(stored.has_validator());
-        resource.variants.iter().map(kept).max()
+        let now = SystemTime::now();
+        resource.variants.iter().map(|stored| stored.kept_for(now)).max()
     }
 }
 
@@ -142,9 +148,26 @@ impl Expiry<u128, Arc<Resource>> for KeptFor {
     }
 }
 
-impl CacheStore {
-    /// Creates a store that uses at most `memory` bytes.
-    pub(crate) fn new(memory: u64, metrics: CacheMetrics) -> Self {
+impl PurgeTarget {
+    /// Whether it names the responses of a URL. The function says whether one of them has a tag.
+    pub(super) fn matches(&self, key: &CacheKey, has_tag: impl Fn(&str) -> bool) -> bool {
+        match self {
+            Self::All => true,
+            Self::Url(url) => *key.url == **url,
+            Self::Prefix(prefix) => key.url.starts_with(&**prefix),
+            Self::Tag(tag) => has_tag(tag),
+        }
+    }
+}
+
+impl Resource {
+    fn has_tag(&self, tag: &str) -> bool {
+        self.variants.iter().any(|stored| stored.tags.iter().any(|known| **known == *tag))
+    }
+}
+
+impl MemoryLevel {
+    fn new(most: u64, metrics: &CacheMetrics) -> Self {
         let weigh = |_: &u128, resource: &Arc<Resource>| {
             let sizes = resource.variants.iter().map(|stored| stored.size());
             u32::try_from(sizes.sum::<usize>() + resource.key.url.len() + 128).unwrap_or(u32::MAX)
@@ -155,31 +178,68 @@ impl CacheStore {
                 evicted.inc();
             }
         };
-        Self {
-            resources: Cache::builder()
-                .max_capacity(memory)
+        Self(
+            Cache::builder()
+                .max_capacity(most)
                 .weigher(weigh)
                 .expire_after(KeptFor)
                 .eviction_listener(count)
                 .build(),
+        )
+    }
+
+    /// Stores a response. It replaces those that the same requests select.
+    fn put(&self, key: &CacheKey, stored: &Arc<StoredResponse>) {
+        self.0.entry(key.hash).and_compute_with(|entry| {
+            let old = entry.map(|entry| entry.into_value()).filter(|old| old.key == *key);
+            let others = old.iter().flat_map(|old| old.variants.iter());
+            let mut variants: Vec<_> =
+                others.filter(|other| other.selecting != stored.selecting).cloned().collect();
+            if variants.len() >= MOST_VARIANTS {
+                variants.remove(0);
+            }
+            variants.push(Arc::clone(stored));
+            Op::Put(Arc::new(Resource { key: key.clone(), variants: variants.into() }))
+        });
+    }
+
+    /// Stores a response from the disk, unless the same requests select another one, which is newer.
+    pub(super) fn add(&self, key: &CacheKey, stored: &Arc<StoredResponse>) {
+        let found = self.0.get(&key.hash).filter(|found| found.key == *key);
+        let is_known = |found: Arc<Resource>| {
+            found.variants.iter().any(|known| known.selecting == stored.selecting)
+        };
+        if !found.is_some_and(is_known) {
+            self.put(key, stored);
+        }
+    }
+}
+
+impl CacheStore {
+    /// Creates a store. Its disk is opened by another thread.
+    pub(crate) fn new(config: &CacheStoreConfig, metrics: CacheMetrics) -> Self {
+        let memory = MemoryLevel::new(config.memory, &metrics);
+        let removals = Arc::new(Removals::new());
+        let disk = config.disk.as_ref().map(|disk| {
+            DiskLevel::start(disk, memory.clone(), Arc::clone(&removals), metrics.clone())
+        });
+        Self {
+            memory,
+            disk,
             unstorable: Cache::builder()
                 .max_capacity(MOST_UNSTORABLE)
                 .time_to_live(UNSTORABLE)
                 .build(),
-            removed: Cache::builder()
-                .max_capacity(MOST_UNSTORABLE)
-                .time_to_live(UNSTORABLE)
-                .build(),
-            purges: AtomicU64::new(0),
+            removals,
             flights: Arc::default(),
             metrics,
-            memory,
+            config: config.clone(),
         }
     }
 
-    /// Maximum size, in bytes.
-    pub(crate) fn memory(&self) -> u64 {
-        self.memory
+    /// The settings.
+    pub(crate) fn config(&self) -> &CacheStoreConfig {
+        &self.config
     }
 
     pub(super) fn metrics(&self) -> &CacheMetrics {
@@ -193,16 +253,16 @@ impl CacheStore {
 
     /// The state before a request is sent, which [`insert`](Self::insert) compares.
     pub(super) fn moment(&self) -> StoreMoment {
-        StoreMoment { at: Instant::now(), purges: self.purges.load(Ordering::Acquire) }
+        self.removals.moment()
     }
 
-    /// Returns the response that a request selects, and whether there are responses to other requests.
+    /// Returns the response in memory that a request selects, and whether there are responses to other requests.
     pub(super) fn find(
         &self,
         key: &CacheKey,
         request: &Head,
     ) -> (Option<Arc<StoredResponse>>, bool) {
-        let Some(resource) = self.resources.get(&key.hash).filter(|found| found.key == *key) else {
+        let Some(resource) = self.memory.0.get(&key.hash).filter(|found| found.key == *key) else {
             return (None, false);
         };
         let selected =
@@ -210,32 +270,36 @@ impl CacheStore {
         (selected.cloned(), true)
     }
 
-    /// Stores a response, unless it was requested before a removal. It replaces those that the same requests select.
+    /// Reads the response on disk that a request selects; `None`: there is none.
+    pub(super) fn load(
+        &self,
+        key: &CacheKey,
+        request: &Head,
+    ) -> Option<watch::Receiver<LoadedFile>> {
+        self.disk.as_ref()?.load(key, request)
+    }
+
+    /// Stores a response, unless it was requested before a removal.
     pub(super) fn insert(&self, key: &CacheKey, stored: StoredResponse, since: StoreMoment) {
-        let is_removed = self.removed.get(&key.hash).is_some_and(|removed| removed >= since.at);
-        if is_removed || self.purges.load(Ordering::Acquire) != since.purges {
+        if !self.removals.none_since(key.hash, since) {
             return;
         }
         self.unstorable.invalidate(&key.hash);
         self.metrics.stored.inc();
         let stored = Arc::new(stored);
-        self.resources.entry(key.hash).and_compute_with(|entry| {
-            let old = entry.map(|entry| entry.into_value()).filter(|old| old.key == *key);
-            let others = old.iter().flat_map(|old| old.variants.iter());
-            let mut variants: Vec<_> =
-                others.filter(|other| other.selecting != stored.selecting).cloned().collect();
-            if variants.len() >= MOST_VARIANTS {
-                variants.remove(0);
-            }
-            variants.push(Arc::clone(&stored));
-            Op::Put(Arc::new(Resource { key: key.clone(), variants: variants.into() }))
-        });
+        self.memory.put(key, &stored);
+        if let Some(disk) = &self.disk {
+            disk.write(key, &stored, since);
+        }
     }
 
     /// Removes all responses of a URL.
     pub(super) fn remove(&self, key: &CacheKey) {
-        self.removed.insert(key.hash, Instant::now());
-        self.resources.invalidate(&key.hash);
+        self.removals.note(key.hash);
+        self.memory.0.invalidate(&key.hash);
+        if let Some(disk) = &self.disk {
+            disk.remove(key);
+        }
     }
 
     /// Remembers that responses of a URL cannot be stored at present.
@@ -247,30 +311,36 @@ impl CacheStore {
         self.unstorable.contains_key(&key.hash)
     }
 
-    /// Removes responses at once, and returns how many URLs had one.
+    /// Removes responses and their files at once, and returns how many URLs had one. Blocks.
     pub(crate) fn purge(&self, target: &PurgeTarget) -> u64 {
-        self.purges.fetch_add(1, Ordering::AcqRel);
+        if let Some(disk) = &self.disk {
+            disk.wait_until_open();
+        }
+        self.removals.note_purge();
         self.metrics.purges.inc();
-        let matches = |resource: &Resource| match target {
-            PurgeTarget::All => true,
-            PurgeTarget::Url(url) => *resource.key.url == **url,
-            PurgeTarget::Prefix(prefix) => resource.key.url.starts_with(&**prefix),
-            PurgeTarget::Tag(tag) => resource
-                .variants
-                .iter()
-                .any(|stored| stored.tags.iter().any(|known| **known == **tag)),
-        };
-        let matching = self.resources.iter().filter(|(_, resource)| matches(resource));
-        let hashes: Vec<u128> = matching.map(|(hash, _)| *hash).collect();
+        let matching = self
+            .memory
+            .0
+            .iter()
+            .filter(|(_, resource)| target.matches(&resource.key, |tag| resource.has_tag(tag)));
+        let mut hashes: HashSet<u128> = matching.map(|(hash, _)| *hash).collect();
         for hash in &hashes {
-            self.resources.invalidate(hash);
+            self.memory.0.invalidate(hash);
+        }
+        if let Some(disk) = &self.disk {
+            hashes.extend(disk.purge(target));
         }
         hashes.len() as u64
     }
 
-    /// Bytes in use and number of URLs, about.
+    /// Bytes in memory and number of URLs, about.
     pub(crate) fn usage(&self) -> (u64, u64) {
-        self.resources.run_pending_tasks();
-        (self.resources.weighted_size(), self.resources.entry_count())
+        self.memory.0.run_pending_tasks();
+        (self.memory.0.weighted_size(), self.memory.0.entry_count())
+    }
+
+    /// Bytes on disk and number of URLs, about; `None`: there is no disk.
+    pub(crate) fn disk_usage(&self) -> Option<(u64, u64)> {
+        self.disk.as_ref().map(DiskLevel::usage)
     }
 }

@@ -1,6 +1,9 @@
 //! One stored response, and the replies that are made from it.
 
-use std::{ops::Range, time::SystemTime};
+use std::{
+    ops::Range,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -33,7 +36,7 @@ const OF_THE_BODY: [&[u8]; 5] =
     [b"content-encoding", b"content-length", b"content-md5", b"content-range", b"etag"];
 
 /// Name and value of a field.
-type StoredField = (Box<[u8]>, Box<[u8]>);
+pub(super) type StoredField = (Box<[u8]>, Box<[u8]>);
 
 /// What a request wants of a stored response.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,7 +57,7 @@ pub(super) enum AskedPart {
 #[derive(Debug)]
 pub(super) struct StoredResponse {
     pub(super) status: StatusCode,
-    fields: Box<[StoredField]>,
+    pub(super) fields: Box<[StoredField]>,
     pub(super) body: Bytes,
     pub(super) freshness: Freshness,
     pub(super) selecting: SelectingFields,
@@ -131,6 +134,11 @@ impl StoredResponse {
         let named =
             self.fields.iter().find(|(known, _)| known.eq_ignore_ascii_case(name.as_bytes()));
         named.map(|(_, value)| &**value)
+    }
+
+    /// Time from now after which it cannot be used any more.
+    pub(super) fn kept_for(&self, now: SystemTime) -> Duration {
+        self.freshness.kept_for(self.has_validator(), now)
     }
 
     pub(super) fn has_validator(&self) -> bool {

@@ -11,8 +11,9 @@ use super::{
     flight::FlightGuard,
     metrics::CacheMetrics,
     policy::{CacheExchange, is_cacheable_request},
+    removals::StoreMoment,
     status::{CacheOutcome, ForwardReason},
-    store::{CacheKey, CacheStore, StoreMoment},
+    store::{CacheKey, CacheStore},
     stored::{AskedPart, StoredResponse},
 };
 use crate::{config::CacheConfig, gateway::LocalReply};

@@ -19,11 +19,11 @@ const WRITTEN_LATER: [&str; 9] = [
 ];
 
 /// Name of a field in lower case, and its value in a request.
-type SelectingField = (Box<str>, Option<Box<[u8]>>);
+pub(super) type SelectingField = (Box<str>, Option<Box<[u8]>>);
 
 /// The fields of a request that selected a response.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct SelectingFields(Box<[SelectingField]>);
+pub(super) struct SelectingFields(pub(super) Box<[SelectingField]>);
 
 /// Whether requests can be compared with what `Vary` names.
 pub(super) fn can_select(response: &Head) -> bool {

@@ -66,6 +66,8 @@ pub const CACHE_PURGES: &str = "cache_purges";
 pub const CACHE_BYTES: &str = "cache_bytes";
 /// URLs with stored responses, by store.
 pub const CACHE_ENTRIES: &str = "cache_entries";
+/// Responses for the disk, by result.
+pub const CACHE_DISK_WRITES: &str = "cache_disk_writes";
 /// ACME certificate orders, by result.
 pub const ACME_ORDERS: &str = "acme_orders";
 /// Expiry time of a certificate, in seconds of Unix time, by listener and the certificate's

@@ -1,6 +1,7 @@
 //! Stored responses.
 
 mod counting;
+mod disk;
 mod renewal;
 
 use super::{get, routed};
