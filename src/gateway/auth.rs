@@ -330,10 +330,11 @@ impl AuthFilter {
     }
 }
 
-/// Whether a browser asks for permission to send another request. It sends no credentials with a preflight (Fetch
-/// standard), and backends give no data for it.
+/// Whether a browser asks for permission to send another request. It sends no credentials and no body with a preflight
+/// (Fetch standard), and backends give no data for it.
 fn is_preflight(request: &RequestHead) -> bool {
     request.method == Method::OPTIONS
+        && !request.has_body()
         && request.head.has(FieldId::Origin)
         && request.head.has(FieldId::AccessControlRequestMethod)
 }

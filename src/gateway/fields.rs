@@ -3,7 +3,7 @@
 use moorline_http::Head;
 
 use super::variables::{FilterFacts, render};
-use crate::config::HeaderEdits;
+use crate::{auth::is_confusable, config::HeaderEdits};
 
 /// Changes with the values of one request.
 #[derive(Debug, Default)]
@@ -13,10 +13,12 @@ pub(super) struct RenderedEdits {
     append: Vec<(Box<str>, Box<str>)>,
 }
 
-/// Changes the fields of a request.
+/// Changes the fields of a request. What is removed or set is also removed under names that a backend may confuse with
+/// it, so that no client can send `X_User` beside `X-User`.
 pub(super) fn edit(edits: &HeaderEdits, head: &mut Head, facts: &FilterFacts<'_>) {
-    for name in &edits.remove {
-        head.remove_named(name.as_bytes());
+    let replaced = edits.remove.iter().chain(edits.set.iter().map(|(name, _)| name));
+    for name in replaced {
+        head.retain(|field| !is_confusable(name.as_bytes(), field.name));
     }
     for (name, value) in &edits.set {
         head.remove_named(name.as_bytes());

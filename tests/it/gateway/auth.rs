@@ -84,10 +84,16 @@ async fn only_valid_tokens_reach_a_backend() {
     backend.assert_untouched();
     let token = issuer.claims(&json!({ "roles": ["a", "b"] }));
     // The scheme is case-insensitive, and the token is forwarded.
-    let fields = format!("authorization: bearer {token}\r\nX-User: root\r\nX-Roles: root\r\n");
+    let fields = format!(
+        "authorization: bearer {token}\r\nX-User: root\r\nX_Roles: root\r\nX-Roles: root\r\n"
+    );
     assert_eq!(get(&proxy, "/", &fields).await.status(), 200);
     let seen = backend.requests().last().unwrap().clone();
     assert_eq!((seen.all("x-user"), seen.all("x-roles")), (vec!["anna"], vec!["a,b"]));
+    assert!(
+        seen.all("x_roles").is_empty(),
+        "backends of CGI would read it as the field that is set"
+    );
     assert_eq!(seen.all("x-subject"), ["anna"]);
     assert_eq!(seen.all("authorization"), [format!("bearer {token}")]);
     drop(backend);
@@ -159,6 +165,8 @@ async fn a_preflight_needs_no_token_and_a_page_can_read_the_401() {
     let preflight = "OPTIONS / HTTP/1.1\r\nHost: app.test\r\nOrigin: https://page.test\r\n\
                      Access-Control-Request-Method: GET\r\n\r\n";
     assert_eq!(Raw::ask(proxy.web(), preflight).await.status(), 200);
+    let with_body = preflight.replace("\r\n\r\n", "\r\nContent-Length: 1\r\n\r\nx");
+    assert_eq!(Raw::ask(proxy.web(), with_body).await.status(), 401);
     let plain = "OPTIONS / HTTP/1.1\r\nHost: app.test\r\nOrigin: https://page.test\r\n\r\n";
     assert_eq!(Raw::ask(proxy.web(), plain).await.status(), 401);
     let reply = get(&proxy, "/", "Origin: https://page.test\r\n").await;
