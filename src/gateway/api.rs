@@ -11,7 +11,7 @@ use moorline_http::{BodyLength, FieldId, Head, RequestHead};
 
 use super::variables::FilterFacts;
 use crate::{
-    config::OpenApiConfig,
+    config::{OpenApiConfig, path},
     error::{FailureKind, Phase, ProxyError, Side},
     openapi::{
         ApiDocument, ApiOperation, OperationMatch, RequestFault, RequestParts, RequestRefusal,
@@ -110,9 +110,11 @@ impl ApiFilter {
         request: &RequestHead,
         facts: &FilterFacts<'_>,
     ) -> Result<OperationMatch<'_>, RequestRefusal> {
+        // Routes compare paths in this form, and many backends read them in it.
+        let path = path::normal(facts.path);
         let below = match &self.base {
-            Some(base) => without_base(facts.path, base),
-            None => self.document.below_server(facts.path),
+            Some(base) => without_base(&path, base),
+            None => self.document.below_server(&path),
         };
         self.document.find(&request.method, below.ok_or(RequestRefusal::UnknownPath)?)
     }
@@ -203,10 +205,11 @@ impl InvalidRequest {
     }
 }
 
-/// A question of a browser, which has no parameters and no credentials.
+/// A question of a browser, which has no parameters, no body and no credentials.
 fn is_preflight(request: &RequestHead) -> bool {
     let head = &request.head;
     request.method == Method::OPTIONS
+        && !request.has_body()
         && head.has(FieldId::Origin)
         && head.has(FieldId::AccessControlRequestMethod)
 }

@@ -264,6 +264,8 @@ async fn engine_io_websockets_event_streams_and_preflights_are_left_alone() {
     let proxy = described(&backend, API, "\"api.yaml\"").await;
     let preflight = "Origin: https://a.test\r\nAccess-Control-Request-Method: POST\r\n";
     assert_eq!(ask(&proxy, "OPTIONS", "/v1/rooms/blue", preflight, "").await.status(), 200);
+    // A preflight has no body.
+    assert_eq!(ask(&proxy, "OPTIONS", "/v1/rooms/blue", preflight, "x").await.status(), 405);
     assert_eq!(ask(&proxy, "OPTIONS", "/v1/rooms/blue", "", "").await.status(), 405);
     drop(backend);
     proxy.finish().await;
@@ -279,6 +281,8 @@ async fn unknown_requests_can_pass_below_a_base_and_known_ones_are_checked() {
         ("DELETE", "/app/v2/rooms/blue", 200),
         ("GET", "/app/v2/rooms/blue", 200),
         ("GET", "/app/v2/rooms/Blue", 400),
+        ("GET", "//app/v2//rooms/Blue", 400),
+        ("GET", "/app/v2/%72ooms/Blue", 400),
         ("GET", "/v1/rooms/Blue", 200),
     ] {
         let reply = ask(&proxy, method, target, "", "").await;
