@@ -53,5 +53,5 @@ pub(crate) use self::{
     limits::Limiters,
     local::{LocalAnswer, LocalOutcome, LocalReply},
     transform::{DocumentChange, RequestBodyChange, ResponseBodyChange, describe_nothing},
-    variables::{FilterFacts, RequestClass},
+    variables::{ClaimedOrigin, FilterFacts, RequestClass},
 };

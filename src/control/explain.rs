@@ -25,7 +25,7 @@ use self::{
 use crate::{
     api::{ExplainRequest, Explanation, ListenerState},
     error::{FailureKind, ProxyError},
-    gateway::{FilterFacts, Interception, LocalOutcome},
+    gateway::{ClaimedOrigin, FilterFacts, Interception, LocalOutcome},
     net::tls::TlsInfo,
     observe::ChosenBy,
     proxy::{
@@ -150,6 +150,7 @@ fn followed(
         secure: arrived.tls,
         tls_info: None,
         host: &arrived.host,
+        claimed: ClaimedOrigin::default(),
         id: "",
         method: method.as_str(),
         path,

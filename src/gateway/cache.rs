@@ -6,8 +6,8 @@
 //!
 //! Invariants:
 //!
-//! - Stored is what the backend sent, before any other filter changes it. Keys are the route, the scheme, the host and
-//!   the target for the backend; whatever else selects a response is named by `Vary`.
+//! - Stored is what the backend sent, before any other filter changes it. Keys are the route, the pool, the scheme, the
+//!   host, the origin that a trusted peer names and the target for the backend; whatever else selects a response is named by `Vary`.
 //! - Never stored: responses to upgrades and requests of Engine.IO, to methods other than GET, to ranges, with
 //!   `Set-Cookie` or for one user, event streams, and bodies that did not arrive whole.
 //! - A cache only improves: if it cannot decide, the request goes to the backend.
@@ -38,7 +38,7 @@ use std::{
 use http::Method;
 use moorline_http::RequestHead;
 use tokio::{sync::watch, time::timeout};
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use self::{
     directives::RequestDirectives,
@@ -157,7 +157,7 @@ impl RouteCache {
         if facts.upgrade || facts.is_engine {
             return CacheAnswer::Pass;
         }
-        let key = CacheKey::new(self.scope, url(facts, request.path_and_query()));
+        let key = CacheKey::new(self.scope_of(facts), url(facts, request.path_and_query()));
         let is_read = matches!(request.method, Method::GET | Method::HEAD) && !request.has_body();
         if !is_read && facts.preview {
             return CacheAnswer::Pass;
@@ -235,6 +235,16 @@ impl RouteCache {
                     None => CacheAnswer::Forward(Box::new(ticket)),
                 }
             }
+        }
+    }
+
+    /// Separates what backends may answer differently although the URL is the same: the pools of a split, and the origins
+    /// that trusted peers name, of which backends make absolute URLs.
+    fn scope_of(&self, facts: &FilterFacts<'_>) -> u64 {
+        let scope = xxh3_64_with_seed(facts.pool.as_bytes(), self.scope);
+        match facts.claimed.digest() {
+            Some(digest) => xxh3_64_with_seed(digest.as_ref(), scope),
+            None => scope,
         }
     }
 

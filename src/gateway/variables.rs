@@ -2,6 +2,7 @@
 
 use std::{fmt::Write as _, net::IpAddr};
 
+use aws_lc_rs::digest::{Digest, SHA256, digest};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
@@ -22,6 +23,8 @@ pub(crate) struct FilterFacts<'a> {
     pub(crate) tls_info: Option<&'a TlsInfo>,
     /// Requested host, with its port as sent.
     pub(crate) host: &'a str,
+    /// What a trusted peer says about the URL that its client asked for.
+    pub(crate) claimed: ClaimedOrigin<'a>,
     /// Id of the request.
     pub(crate) id: &'a str,
     /// Request method.
@@ -46,6 +49,26 @@ pub(crate) struct FilterFacts<'a> {
     pub(crate) pool: &'a str,
     /// The client, once it is authenticated.
     pub(crate) identity: Option<&'a Identity>,
+}
+
+/// The protocols, hosts and ports that a trusted peer names in forwarding fields, by hop.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct ClaimedOrigin<'a> {
+    pub(crate) protos: &'a [Box<str>],
+    pub(crate) hosts: &'a [Box<str>],
+    pub(crate) ports: &'a [u16],
+}
+
+impl ClaimedOrigin<'_> {
+    /// A digest of the values, which a client cannot make equal for different ones. `None`: there are no values.
+    pub(super) fn digest(&self) -> Option<Digest> {
+        let Self { protos, hosts, ports } = self;
+        if protos.is_empty() && hosts.is_empty() && ports.is_empty() {
+            return None;
+        }
+        let text = format!("{protos:?} {hosts:?} {ports:?}").to_ascii_lowercase();
+        Some(digest(&SHA256, text.as_bytes()))
+    }
 }
 
 impl FilterFacts<'_> {
@@ -150,6 +173,7 @@ pub(super) mod tests {
             secure: true,
             tls_info: None,
             host: "chat.example.com:8443",
+            claimed: ClaimedOrigin::default(),
             id: "r-1",
             method: "GET",
             path: "/app/x",

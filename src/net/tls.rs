@@ -28,6 +28,7 @@ mod terminator;
 mod tests;
 mod validity;
 
+pub(crate) use self::info::CERTIFICATE_FIELDS;
 pub use self::{
     info::{ClientCertificate, TlsInfo},
     kind::kind,

@@ -162,6 +162,12 @@ impl ClientSide {
         self.has_left = true;
     }
 
+    /// Resolves once the client has left while its request waits for a filter. Some half-closed clients still wait.
+    pub(super) async fn departed(&mut self) {
+        poll_fn(|cx| self.poll_departure(cx)).await;
+        self.has_left = true;
+    }
+
     fn poll_gone(
         &mut self,
         cx: &mut Context<'_>,

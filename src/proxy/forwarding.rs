@@ -18,14 +18,14 @@ use moorline_http::{Field, FieldId, Head, RequestHead};
 
 use self::write::OwnHop;
 pub(super) use self::{claims::ForwardedClaims, request_id::RequestId};
-use crate::net::tls::ClientCertificate;
+use crate::net::tls::{CERTIFICATE_FIELDS, ClientCertificate};
 
 /// Counts the Moorline processes that a request has passed. `Via` (RFC 9110 §7.6.3) would serve the
 /// purpose, but servers do not compress responses to requests that carry it.
 const HOPS: FieldId = FieldId::XMoorlineHops;
 
 /// Begins the names of the fields that describe the client's certificate, in lower case.
-const CERTIFICATE: &[u8] = b"x-client-cert-";
+const CERTIFICATE: &[u8] = CERTIFICATE_FIELDS.as_bytes();
 
 /// Maximum number of Moorline processes. Each turn of a loop holds two descriptors.
 const MAX_HOPS: usize = 10;

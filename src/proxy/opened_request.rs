@@ -199,6 +199,7 @@ impl<'a> OpenedRequest<'a> {
             secure: sender.secure,
             tls_info: self.info.tls_info.as_deref(),
             host: &facts.host,
+            claimed: sender.claims.as_ref().map(|claims| claims.origin()).unwrap_or_default(),
             id: sender.id.as_str(),
             method: facts.method.as_str(),
             path,

@@ -91,7 +91,7 @@ pub(super) async fn serve<'a>(
         // Dropping the request closes its scope as that of a client that has left.
         let resumed = select! {
             resumed = paused.resume() => resumed,
-            () = client.left() => return Flow::Drop,
+            () = client.departed() => return Flow::Drop,
         };
         match resumed {
             Ok(arrival) => break arrival,

@@ -145,11 +145,10 @@ impl StoredResponse {
         self.field("etag").is_some() || self.field("last-modified").is_some()
     }
 
-    /// Makes a request conditional: its own conditions are replaced by those of the stored response.
+    /// Makes a request conditional: its own conditions are replaced by those of the stored response. `If-Range` stays: if
+    /// the backend has another version, the client wants all of it (RFC 9110 §13.1.5).
     pub(super) fn make_conditional(&self, request: &mut RequestHead) {
-        for name in
-            ["if-none-match", "if-modified-since", "if-match", "if-unmodified-since", "if-range"]
-        {
+        for name in ["if-none-match", "if-modified-since", "if-match", "if-unmodified-since"] {
             request.head.remove_named(name.as_bytes());
         }
         if let Some(etag) = self.field("etag") {

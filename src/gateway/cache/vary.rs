@@ -2,6 +2,8 @@
 
 use moorline_http::{FieldId, Head};
 
+use crate::net::tls::CERTIFICATE_FIELDS;
+
 /// Maximum number of fields that `Vary` may name.
 const MOST_FIELDS: usize = 16;
 
@@ -28,12 +30,18 @@ pub(super) struct SelectingFields(pub(super) Box<[SelectingField]>);
 /// Whether requests can be compared with what `Vary` names.
 pub(super) fn can_select(response: &Head) -> bool {
     let mut names = response.tokens(FieldId::Vary).filter(|name| !name.is_empty());
-    let known = |name: &[u8]| {
-        let later =
-            || WRITTEN_LATER.iter().any(|later| name.eq_ignore_ascii_case(later.as_bytes()));
-        moorline_http::is_token(name) && name != b"*" && !later()
-    };
+    let known =
+        |name: &[u8]| moorline_http::is_token(name) && name != b"*" && !is_written_later(name);
     names.by_ref().take(MOST_FIELDS).all(known) && names.next().is_none()
+}
+
+/// Whether the proxy writes a field behind this point. Some backends do not distinguish `_` from `-`.
+fn is_written_later(name: &[u8]) -> bool {
+    let plain = name.to_ascii_lowercase();
+    let plain: Vec<u8> =
+        plain.into_iter().map(|byte| if byte == b'_' { b'-' } else { byte }).collect();
+    plain.starts_with(CERTIFICATE_FIELDS.as_bytes())
+        || WRITTEN_LATER.iter().any(|later| later.as_bytes() == plain)
 }
 
 impl SelectingFields {
@@ -115,7 +123,16 @@ mod tests {
 
     #[test]
     fn some_responses_cannot_be_selected() {
-        for value in ["*", "*, *", ", *", "Foo, *", "X-Forwarded-For", "a b"] {
+        for value in [
+            "*",
+            "*, *",
+            ", *",
+            "Foo, *",
+            "X-Forwarded-For",
+            "X-Client-Cert-Subject",
+            "x_client_cert_new",
+            "a b",
+        ] {
             assert!(!can_select(&varying(value).head), "{value}");
         }
         for value in ["", "Foo", "Foo, ,Bar"] {

@@ -13,6 +13,9 @@ pub struct TlsInfo {
     pub client: Option<ClientCertificate>,
 }
 
+/// Begins the names of the fields that describe the certificate to the backend, in lower case.
+pub(crate) const CERTIFICATE_FIELDS: &str = "x-client-cert-";
+
 /// Verified certificate of a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientCertificate {

@@ -13,7 +13,10 @@
 //! the first element of `Forwarded`. A list with one value per hop is extended by this proxy's
 //! value.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    slice,
+};
 
 use moorline_http::{FieldId, Head};
 
@@ -21,7 +24,7 @@ use super::{
     forwarded::{self, ForwardedElement},
     tokens,
 };
-use crate::{observe::ForwardingFault, proxy::validate};
+use crate::{gateway::ClaimedOrigin, observe::ForwardingFault, proxy::validate};
 
 /// Maximum length of a protocol name that is accepted.
 const MAX_PROTO: usize = 16;
@@ -64,6 +67,14 @@ pub(super) enum HopValues<T> {
 }
 
 impl<T> HopValues<T> {
+    fn as_slice(&self) -> &[T] {
+        match self {
+            Self::Never => &[],
+            Self::Once(value) => slice::from_ref(value),
+            Self::Each(values) => values,
+        }
+    }
+
     /// Creates the values from a list field. If there are more values than hops, the last ones
     /// count, because each proxy appends its value.
     fn from_list(mut values: Vec<T>, hops: usize) -> Self {
@@ -105,6 +116,12 @@ pub(in crate::proxy) struct ForwardedClient {
 }
 
 impl ForwardedClaims {
+    /// What the peer says about the URL that its client asked for.
+    pub(in crate::proxy) fn origin(&self) -> ClaimedOrigin<'_> {
+        let Self { proto, host, port, .. } = self;
+        ClaimedOrigin { protos: proto.as_slice(), hosts: host.as_slice(), ports: port.as_slice() }
+    }
+
     /// Parses the forwarding fields of a trusted peer; `None` if it sends none.
     pub(in crate::proxy) fn read(head: &Head) -> Option<Box<Self>> {
         let x = [

@@ -5,7 +5,9 @@ mod disk;
 mod renewal;
 
 use super::{get, routed};
-use crate::support::{Backend, Message, Proxy, Raw, message, node::handshake_target, websocket};
+use crate::support::{
+    Backend, Message, Proxy, Raw, message, node::handshake_target, proxy::Setup, websocket,
+};
 
 const FRESH: &str = "Cache-Control: max-age=600\r\n";
 
@@ -76,6 +78,36 @@ async fn other_targets_hosts_and_schemes_are_other_responses() {
     proxy.finish().await;
 }
 
+/// A client behind a trusted proxy that does not remove these fields cannot put a foreign host into a page of others.
+#[tokio::test]
+async fn forwarding_fields_of_trusted_proxies_select_the_response() {
+    let count = std::sync::atomic::AtomicUsize::new(0);
+    let backend = Backend::answering(move |_| {
+        let number = 1 + count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        message::reply("200 OK", FRESH, &format!("body {number}"))
+    })
+    .await;
+    let setup = Setup::new().with(|settings| {
+        settings.unrouted().backends(&[backend.address]);
+        settings.top("trusted_proxies", "[\"127.0.0.1\"]");
+        settings.table("[[routes]]\npool = \"app\"\ncache = true\n");
+    });
+    let proxy = setup.start().await;
+    for (fields, body) in [
+        ("", "body 1"),
+        ("X-Forwarded-Host: evil.test\r\n", "body 2"),
+        ("X-Forwarded-Port: 81\r\n", "body 3"),
+        ("Forwarded: for=192.0.2.1;host=other.test\r\n", "body 4"),
+        ("", "body 1"),
+        ("X-Forwarded-Host: evil.test\r\n", "body 2"),
+        ("X-Forwarded-For: 192.0.2.1\r\n", "body 1"),
+    ] {
+        assert_eq!(get(&proxy, "/", fields).await.text(), body, "{fields}");
+    }
+    drop(backend);
+    proxy.finish().await;
+}
+
 #[tokio::test]
 async fn responses_for_one_client_are_not_stored() {
     for fields in [
@@ -83,6 +115,8 @@ async fn responses_for_one_client_are_not_stored() {
         "Cache-Control: max-age=600\r\nSet-Cookie: session=secret\r\n",
         "Cache-Control: max-age=600\r\nVary: *\r\n",
         "Cache-Control: max-age=600\r\nVary: X-Forwarded-Host\r\n",
+        "Cache-Control: max-age=600\r\nVary: X-Client-Cert-Subject\r\n",
+        "Cache-Control: max-age=600\r\nVary: X_Client_Cert_Fingerprint\r\n",
         "Cache-Control: no-store\r\n",
         "",
     ] {
@@ -174,6 +208,45 @@ async fn a_client_that_has_the_response_gets_a_304() {
     }
     assert_eq!(backend.requests().len(), 1);
     drop(backend);
+    proxy.finish().await;
+}
+
+/// Otherwise the backend could answer with a part of another version than that of which the client has the beginning.
+#[tokio::test]
+async fn a_range_of_a_stale_response_keeps_its_condition() {
+    let backend = Backend::answering(|request| match request.header("if-range") {
+        Some("\"v1\"") => message::reply("200 OK", "ETag: \"v2\"\r\n", "new version"),
+        _ => message::reply("200 OK", "ETag: \"v1\"\r\nCache-Control: max-age=0\r\n", "stored"),
+    })
+    .await;
+    let proxy = routed(&backend, "cache = true\n").await;
+    get(&proxy, "/", "").await;
+    let reply = get(&proxy, "/", "Range: bytes=3-\r\nIf-Range: \"v1\"\r\n").await;
+    assert_eq!((reply.status(), reply.text().as_str()), (200, "new version"));
+    let seen = backend.requests().pop().unwrap();
+    assert_eq!(
+        (seen.header("if-none-match"), seen.header("range")),
+        (Some("\"v1\""), Some("bytes=3-"))
+    );
+    drop(backend);
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn a_half_closed_client_gets_the_response_that_it_waited_for() {
+    let backend = Backend::manual().await;
+    let proxy = routed(&backend, "cache = true\n").await;
+    let mut first = Raw::connect(proxy.web()).await;
+    first.send(message::get("/slow", "")).await;
+    let peer = backend.peer_for("/slow").await;
+    let mut second = Raw::connect(proxy.web()).await;
+    second.send(message::get("/slow", "")).await;
+    second.finish().await;
+    proxy.wait_for_metric("the wait", "moorline_cache_waits_total", |count| count > 0.0).await;
+    peer.send(message::reply("200 OK", FRESH, "stored")).await;
+    assert_eq!(first.response().await.text(), "stored");
+    assert_eq!(second.response().await.text(), "stored");
+    drop((first, second, peer, backend));
     proxy.finish().await;
 }
 

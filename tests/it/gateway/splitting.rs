@@ -188,6 +188,24 @@ async fn the_affinity_cookie_names_the_pool() {
     proxy.finish().await;
 }
 
+/// The response of a pool that is only tried does not reach the clients of another one.
+#[tokio::test]
+async fn stored_responses_belong_to_their_pool() {
+    let fields = "Cache-Control: max-age=600\r\n";
+    let stable = Backend::answering(move |_| message::reply("200 OK", fields, "stable")).await;
+    let next = Backend::answering(move |_| message::reply("200 OK", fields, "next")).await;
+    let split = format!("{}\ncache = true", weights(1, 0));
+    let proxy = start(&stable, &next, &split, "").await;
+    for (fields, body) in
+        [("X-Canary: always\r\n", "next"), ("", "stable"), ("X-Canary: always\r\n", "next")]
+    {
+        assert_eq!(get(&proxy, "/app.js", fields).await.text(), body);
+    }
+    assert_eq!((stable.requests().len(), next.requests().len()), (1, 1));
+    drop((stable, next));
+    proxy.finish().await;
+}
+
 #[tokio::test]
 async fn upgrades_are_split_and_explained() {
     let (stable, next) = (Backend::manual().await, Backend::manual().await);
