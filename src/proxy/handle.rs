@@ -114,7 +114,7 @@ fn serve<'a>(
 /// Changes the body of the request, and serves it then.
 async fn serve_changed(mut arrival: Arrival<'_>, client: &mut ClientSide) -> Flow {
     arrival.state.scope.enter(Phase::RequestBody);
-    let pause = arrival.state.pool.config().timeouts.body_idle;
+    let pause = arrival.state.timeouts().body_idle;
     let memory = &arrival.state.proxy.body_memory;
     match Box::pin(arrival.outgoing.change_body(client, pause, memory)).await {
         Ok(()) => serve(arrival, client).await,

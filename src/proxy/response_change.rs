@@ -63,7 +63,7 @@ impl Arrival<'_> {
         let passes = change.passes_faults();
         let limits = BodyLimits {
             most: change.limit(),
-            pause: self.state.pool.config().timeouts.body_idle,
+            pause: self.state.timeouts().body_idle,
             memory: &self.state.proxy.body_memory,
             keeps: passes,
         };

@@ -204,6 +204,8 @@ impl Upload {
             self.moved = (Instant::now(), self.relay.moved());
         }
         if self.relay.bytes() > self.watch.most {
+            // A response may have begun, whose delivery goes on: nothing more is relayed.
+            self.stopped = true;
             return Poll::Ready(Err(body_failure(FailureKind::BodyTooLarge)));
         }
         if self.relay.has_read_all() {
