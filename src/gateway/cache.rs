@@ -238,7 +238,7 @@ impl RouteCache {
         }
     }
 
-    /// Separates what backends may answer differently although the URL is the same: the pools of a split, and the origins
+    /// Separates what backends may answer differently for one URL: the pools of a split, and the origins
     /// that trusted peers name, of which backends make absolute URLs.
     fn scope_of(&self, facts: &FilterFacts<'_>) -> u64 {
         let scope = xxh3_64_with_seed(facts.pool.as_bytes(), self.scope);

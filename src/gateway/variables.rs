@@ -23,7 +23,7 @@ pub(crate) struct FilterFacts<'a> {
     pub(crate) tls_info: Option<&'a TlsInfo>,
     /// Requested host, with its port as sent.
     pub(crate) host: &'a str,
-    /// What a trusted peer says about the URL that its client asked for.
+    /// What a trusted peer says about the URL that its client requested.
     pub(crate) claimed: ClaimedOrigin<'a>,
     /// Id of the request.
     pub(crate) id: &'a str,

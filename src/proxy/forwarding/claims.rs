@@ -116,7 +116,7 @@ pub(in crate::proxy) struct ForwardedClient {
 }
 
 impl ForwardedClaims {
-    /// What the peer says about the URL that its client asked for.
+    /// What the peer says about the URL that its client requested.
     pub(in crate::proxy) fn origin(&self) -> ClaimedOrigin<'_> {
         let Self { proto, host, port, .. } = self;
         ClaimedOrigin { protos: proto.as_slice(), hosts: host.as_slice(), ports: port.as_slice() }
