@@ -64,6 +64,13 @@ struct FetchState {
     missing: Option<Instant>,
 }
 
+impl FetchState {
+    /// The fetch that is under way; a fetch that has panicked is over.
+    fn running(&self) -> Option<&watch::Receiver<()>> {
+        self.running.as_ref().filter(|running| running.has_changed().is_ok())
+    }
+}
+
 /// Waits for the end of a fetch.
 pub(crate) struct FetchWait(watch::Receiver<()>);
 
@@ -101,7 +108,7 @@ impl<T: Send + Sync + 'static> RemoteDocument<T> {
     pub(super) fn fetch_first(self: &Arc<Self>) -> Option<FetchWait> {
         let mut state = self.state();
         let failed = state.last.is_some_and(|(at, _)| at.elapsed() < FAILURE_PAUSE);
-        match &state.running {
+        match state.running() {
             Some(running) => Some(FetchWait(running.clone())),
             None if failed => None,
             None => Some(self.start(&mut state)),
@@ -111,7 +118,7 @@ impl<T: Send + Sync + 'static> RemoteDocument<T> {
     /// Fetches the document because something is missing in it. `None`: that was done a moment ago.
     pub(super) fn fetch_missing(self: &Arc<Self>) -> Option<FetchWait> {
         let mut state = self.state();
-        if let Some(running) = &state.running {
+        if let Some(running) = state.running() {
             return Some(FetchWait(running.clone()));
         }
         if state.missing.is_some_and(|at| at.elapsed() < MISSING_PAUSE) {
@@ -127,7 +134,7 @@ impl<T: Send + Sync + 'static> RemoteDocument<T> {
         let refresh = self.source.refresh;
         let pause = |succeeded| if succeeded { refresh } else { MISSING_PAUSE.min(refresh) };
         let due = state.last.is_some_and(|(at, succeeded)| at.elapsed() >= pause(succeeded));
-        if due && state.running.is_none() {
+        if due && state.running().is_none() {
             self.start(&mut state);
         }
     }

@@ -66,6 +66,11 @@ impl BoundSession {
         Self { identity, place, ends, revoked: false }
     }
 
+    /// Whether the session was opened at this place. Elsewhere, it stands for no credential.
+    pub(crate) fn is_of(&self, place: u64) -> bool {
+        self.place == place
+    }
+
     /// Whether the session has ended because of its identity.
     pub(crate) fn has_ended(&self, now: u64) -> bool {
         self.revoked || self.ends.is_some_and(|ends| ends <= now)
@@ -109,13 +114,13 @@ impl Drop for BoundTunnel {
 }
 
 impl SessionIdentities {
-    /// Returns the identity of a session that was opened at this place.
-    pub(crate) fn find(&self, pool: &str, sid: &str, place: u64) -> Option<BoundSession> {
+    /// Returns the identity of a session.
+    pub(crate) fn find(&self, pool: &str, sid: &str) -> Option<BoundSession> {
         let shard = self.shard(pool, sid);
         if shard.is_empty() {
             return None;
         }
-        shard.get(&(pool.into(), sid.into())).filter(|bound| bound.place == place).cloned()
+        shard.get(&(pool.into(), sid.into())).cloned()
     }
 
     /// Binds a session that has no identity yet.
@@ -275,15 +280,15 @@ mod tests {
         let identities = SessionIdentities::default();
         identities.bind("chat", "s1", &bound("anna", 10, Some(100)));
         identities.bind("chat", "s1", &bound("bert", 10, Some(900)));
-        let found = identities.find("chat", "s1", PLACE).unwrap();
+        let found = identities.find("chat", "s1").unwrap();
         assert_eq!(&*found.identity.subject, "anna");
         assert!(!found.has_ended(104) && found.has_ended(105));
-        assert!(identities.find("other", "s1", PLACE).is_none());
-        assert!(identities.find("chat", "s1", PLACE + 1).is_none());
+        assert!(identities.find("other", "s1").is_none());
+        assert!(found.is_of(PLACE) && !found.is_of(PLACE + 1));
         for _ in 0..SHARDS {
             identities.sweep(|_, _| false);
         }
-        assert!(identities.find("chat", "s1", PLACE).is_none());
+        assert!(identities.find("chat", "s1").is_none());
     }
 
     #[tokio::test]
@@ -320,8 +325,8 @@ mod tests {
         assert!(!identities.is_revoked(&old.identity));
         assert_eq!(identities.revoke("anna", 70), (1, 0));
         assert_eq!(identities.revoke("anna", 70), (0, 0));
-        assert!(identities.find("chat", "s1", PLACE).unwrap().has_ended(71));
-        assert!(!identities.find("chat", "s2", PLACE).unwrap().has_ended(71));
+        assert!(identities.find("chat", "s1").unwrap().has_ended(71));
+        assert!(!identities.find("chat", "s2").unwrap().has_ended(71));
         assert!(identities.is_revoked(&old.identity) && !identities.is_revoked(&new.identity));
         let id = [7; 16];
         let login = |login| Identity { login, subject: "cleo".into(), ..Identity::default() };
@@ -329,10 +334,8 @@ mod tests {
         identities.bind("chat", "s3", &BoundSession::new(Arc::new(login), PLACE, &POLICY));
         identities.bind("chat", "s4", &BoundSession::new(Arc::new(other), PLACE, &POLICY));
         identities.end_login(id, 500, 70);
-        let (login, other) = (
-            identities.find("chat", "s3", PLACE).unwrap(),
-            identities.find("chat", "s4", PLACE).unwrap(),
-        );
+        let (login, other) =
+            (identities.find("chat", "s3").unwrap(), identities.find("chat", "s4").unwrap());
         assert!(login.has_ended(71) && identities.is_revoked(&login.identity));
         assert!(!other.has_ended(71) && !identities.is_revoked(&other.identity));
         for n in 0..MOST_REVOKED as u64 + 5 {

@@ -156,8 +156,7 @@ impl AuthFilter {
         if let Some(check) = self.login_page(request, facts) {
             return check;
         }
-        let session =
-            facts.sid.and_then(|sid| self.identities.find(facts.pool, sid, facts.place.number));
+        let session = facts.sid.and_then(|sid| self.identities.find(facts.pool, sid));
         let has = |id| request.head.has(id);
         let mut checked = CheckedRequest {
             session,
@@ -251,14 +250,18 @@ impl AuthFilter {
             let error = ProxyError::new(Side::Proxy, Phase::Select, FailureKind::SessionGone);
             return Err(error.with_source("the identity of the session has ended").into());
         }
+        // Elsewhere, the session stands for no credential: its sid would open whatever else the pool serves.
+        let stands = session.is_of(place);
         let Proof { identity, grant } = match proved {
-            Ok(Proof { identity: None, .. }) if !is_bare => {
+            Ok(Proof { identity: None, .. }) if !(is_bare && stands) => {
                 return Err(denied("the session has an identity, and the request has none"));
             }
             Ok(proof) => proof,
-            Err(AuthFault::Expired(identity)) => Proof::of(identity),
-            Err(AuthFault::Missing) => Proof::default(),
-            Err(AuthFault::Refused(response)) if is_bare && asks_for_login(response.status()) => {
+            Err(AuthFault::Expired(identity)) if stands => Proof::of(identity),
+            Err(AuthFault::Missing) if stands => Proof::default(),
+            Err(AuthFault::Refused(response))
+                if stands && is_bare && asks_for_login(response.status()) =>
+            {
                 Proof::default()
             }
             Err(fault) => return Err(self.refusal(fault, shows_pages)),

@@ -18,7 +18,6 @@ use crate::{
     config::{
         CertificateCondition, OperationCondition, RouteConditions, SplitPool, TextCondition,
         expression::{Expression, ExpressionError, ExpressionInput},
-        path,
     },
     net::tls::ClientCertificate,
     openapi::{PathTemplate, without_base},
@@ -87,6 +86,8 @@ impl Forcing {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RouteFacts<'a> {
     pub(crate) request: &'a RequestHead,
+    /// The path in normal form, or as some backends read it instead.
+    pub(crate) path: &'a str,
     /// Requested host, without port.
     pub(crate) host: &'a str,
     /// Whether it is a WebSocket handshake.
@@ -158,14 +159,12 @@ impl Conditions {
             return Some(UnmetCondition::Method);
         }
         if let Some(template) = &self.path
-            && !readings(facts.request.path(), |path| {
-                template.as_ref().is_some_and(|template| template.matches(path))
-            })
+            && !template.as_ref().is_some_and(|template| template.matches(facts.path))
         {
             return Some(UnmetCondition::Path);
         }
         if let Some(operation) = &self.operation
-            && !readings(facts.request.path(), |path| is_operation(operation, facts.request, path))
+            && !is_operation(operation, facts.request, facts.path)
         {
             return Some(UnmetCondition::Operation);
         }
@@ -191,12 +190,6 @@ impl Conditions {
             Err(error) => Some(UnmetCondition::NotEvaluated(error)),
         }
     }
-}
-
-/// Whether a condition holds for a path in its normal form, or in the form that some backends read instead.
-fn readings(path: &str, meets: impl Fn(&str) -> bool) -> bool {
-    let normal = path::normal(path);
-    meets(&normal) || path::second_reading(&normal).is_some_and(|other| meets(&other))
 }
 
 /// Whether a request is one of these operations. A CORS preflight is the operation that it asks for.

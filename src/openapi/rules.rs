@@ -285,8 +285,20 @@ impl RuleReader<'_> {
                 None => rule.certificate = true,
                 Some(scheme) => rule.schemes.push(scheme),
             }
-            let words = wanted.as_array().into_iter().flatten().filter_map(Value::as_str);
-            scopes.extend(words.map(str::to_owned));
+            let words = match wanted {
+                Value::Null => Some(Vec::new()),
+                Value::Array(words) => {
+                    words.iter().map(|word| word.as_str().map(str::to_owned)).collect()
+                }
+                _ => None,
+            };
+            scopes.extend(words.ok_or_else(|| {
+                ApiDocumentFault::new(
+                    here.clone(),
+                    format!("the scopes of `{name}` are not an array of texts"),
+                )
+                .help("write `[]` if it needs none")
+            })?);
             if let [first, second, ..] = &rule.schemes[..] {
                 let message = format!(
                     "`{}` and `{}` are needed together: a route checks one credential, besides the certificate",

@@ -87,7 +87,7 @@ pub(crate) fn route<'s, 'r>(
         return Err(ProxyError::new(Side::Client, Phase::Select, FailureKind::Misdirected));
     }
     let listener = context.listener.map_or("", |listener| &*listener.name);
-    let meets = |rule: &RouteTarget| context.meets(rule, request, &checked);
+    let meets = |rule: &RouteTarget, path: &str| context.meets(rule, request, &checked, path);
     match snapshot.routes.find(listener, host, path, &meets) {
         Ok(rule) => Ok(Routed::Route(checked, rule)),
         Err(uncovered) => Err(match uncovered {
@@ -111,16 +111,18 @@ impl ArrivalContext<'_> {
         listener.is_misdirected(&host, self.tls_info)
     }
 
-    /// Whether a request meets the conditions of a route.
+    /// Whether a request meets the conditions of a route, with this reading of its path.
     fn meets(
         &self,
         rule: &RouteTarget,
         request: &RequestHead,
         checked: &ValidatedRequest<'_>,
+        path: &str,
     ) -> bool {
         let Some(conditions) = &rule.conditions else { return true };
         let unmet = conditions.unmet(&RouteFacts {
             request,
+            path,
             host: validate::without_port(checked.host),
             upgrade: checked.upgrade,
             client: self.client,

@@ -42,8 +42,9 @@ pub(crate) fn of(
     }
     let head = &request.head;
     if request.method == Method::OPTIONS {
-        let is_preflight =
-            head.has(FieldId::Origin) && head.has(FieldId::AccessControlRequestMethod);
+        let is_preflight = !request.has_body()
+            && head.has(FieldId::Origin)
+            && head.has(FieldId::AccessControlRequestMethod);
         return if is_preflight { RequestClass::Preflight } else { RequestClass::Other };
     }
     let sid = engine.and_then(|engine| engine.sid.as_deref());

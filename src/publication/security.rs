@@ -27,6 +27,15 @@ pub(super) fn requirement(auth: Option<&AuthConfig>, schemes: &mut Map<String, V
     if auth.basic.is_some() {
         add("basic".to_owned(), json!({ "type": "http", "scheme": "basic" }));
     }
+    // No scheme of OpenAPI says what these do. An import refuses them; without any scheme it would need no credential.
+    let own = [
+        (auth.forward.is_some(), "forward", "Another server decides."),
+        (auth.oidc.is_some(), "login", "Browsers log in at an OpenID provider."),
+    ];
+    for (_, name, about) in own.into_iter().filter(|(used, ..)| *used) {
+        let scheme = format!("x-moorline-{name}");
+        add(name.to_owned(), json!({ "type": "http", "scheme": scheme, "description": about }));
+    }
     let wanted = auth.require.certificate.as_ref();
     let certificate = wanted.is_some_and(|wanted| *wanted != CertificateCondition::Absent);
     if certificate {

@@ -63,7 +63,7 @@ impl<P: Clone> Routes<P> {
 
 impl<P> Routes<P> {
     /// Returns the target of the most specific rule for this host and path on this listener. `path` is taken
-    /// unchanged from the request; the rest is as for [`HostTable::find`].
+    /// unchanged from the request; `meets` gets the path as it is read. The rest is as for [`HostTable::find`].
     ///
     /// # Errors
     /// No rule matches, or different rules match depending on how a backend interprets the path.
@@ -72,17 +72,18 @@ impl<P> Routes<P> {
         listener: &str,
         host: &str,
         path: &str,
-        meets: &impl Fn(&P) -> bool,
+        meets: &impl Fn(&P, &str) -> bool,
     ) -> Result<&P, NoMatch> {
         let table = self.own.get(listener).unwrap_or(&self.every);
         let path = path::normal(path);
-        let found = table.find(host, &path, meets);
+        let find = |path: &str| table.find(host, path, &|target| meets(target, path));
+        let found = find(&path);
         if let Some(other) = path::second_reading(&path)
-            && table.find(host, &other, meets).map(ptr::from_ref) != found.map(ptr::from_ref)
+            && find(&other).map(ptr::from_ref) != found.map(ptr::from_ref)
         {
             return Err(NoMatch::Ambiguous);
         }
-        found.ok_or_else(|| match self.some.find(host, &path, meets) {
+        found.ok_or_else(|| match self.some.find(host, &path, &|target| meets(target, &path)) {
             Some(_) => NoMatch::OtherListener,
             None => NoMatch::NoRule,
         })
@@ -110,22 +111,22 @@ mod tests {
             rule(2, &["out"], "a", "/admin"),
             rule(3, &["in"], "b", "/"),
         ]);
-        assert_eq!(routes.find("in", "a", "/admin/x", &|_| true), Ok(&1));
-        assert_eq!(routes.find("both", "a", "/admin", &|_| true), Ok(&1));
-        assert_eq!(routes.find("out", "a", "/admin", &|_| true), Ok(&2));
+        assert_eq!(routes.find("in", "a", "/admin/x", &|_, _| true), Ok(&1));
+        assert_eq!(routes.find("both", "a", "/admin", &|_, _| true), Ok(&1));
+        assert_eq!(routes.find("out", "a", "/admin", &|_, _| true), Ok(&2));
         assert_eq!(
-            routes.find("other", "a", "/admin", &|_| true),
+            routes.find("other", "a", "/admin", &|_, _| true),
             Ok(&0),
             "the next matching rule"
         );
-        assert_eq!(routes.find("in", "b", "/", &|_| true), Ok(&3));
+        assert_eq!(routes.find("in", "b", "/", &|_, _| true), Ok(&3));
         for other in ["both", "out", "other", ""] {
             assert_eq!(
-                routes.find(other, "b", "/", &|_| true),
+                routes.find(other, "b", "/", &|_, _| true),
                 Err(NoMatch::OtherListener),
                 "{other}"
             );
-            assert_eq!(routes.find(other, "c", "/", &|_| true), Err(NoMatch::NoRule), "{other}");
+            assert_eq!(routes.find(other, "c", "/", &|_, _| true), Err(NoMatch::NoRule), "{other}");
         }
     }
 }

@@ -39,7 +39,7 @@ pub(crate) struct EnginePlace {
 }
 
 impl EnginePaths {
-    /// The place of a request with this path, as sent. `route` ends with the path of the route.
+    /// The place of a request with this path, as sent. `route` names the route, with its path.
     pub(crate) fn place(&self, route: &str, pool: &str, path: &str) -> EnginePlace {
         let normal = path::normal(path);
         let normal = normal.trim_end_matches('/');
@@ -65,7 +65,9 @@ impl EnginePaths {
 
 /// Whether the path is a usual one for the route.
 fn is_usual(route: &str, normal: &str) -> bool {
-    let below = route.find('/').map_or("", |at| &route[at..]).trim_end_matches('/');
+    let path = route.find('/').map_or("", |at| &route[at..]);
+    // Conditions and listeners follow.
+    let below = path.split(' ').next().unwrap_or_default().trim_end_matches('/');
     let usual = |last: &str| USUAL.contains(&last);
     match normal.rsplit_once('/') {
         Some((before, last)) => usual(last) && (before == below || normal == below),
@@ -85,6 +87,8 @@ mod tests {
             ("", "/engine.io/", true),
             ("chat.example.com/", "//socket.io/", true),
             ("chat.example.com/app", "/app/socket.io/", true),
+            ("/ on web", "/socket.io/", true),
+            ("/app (method GET) on web", "/app/socket.io/", true),
             ("/socket.io", "/socket.io/", true),
             ("/app/socket.io/", "/app/socket.io", true),
             ("/", "/app/socket.io/", false),

@@ -65,7 +65,16 @@ pub(super) async fn exchange(
     let token = body.get("id_token").and_then(Value::as_str);
     let token = token.ok_or_else(|| lies("there is no ID token in its answer"))?;
     let identity = verified(provider, token).await?;
-    let scope = body.get("scope").and_then(Value::as_str).map(str::to_owned);
+    // Only an absent member means that the requested ones were granted (RFC 6749 §5.1).
+    let scope = match body.get("scope") {
+        None => None,
+        Some(Value::String(scope)) => Some(scope.clone()),
+        Some(Value::Array(scopes)) => {
+            let scopes: Option<Vec<&str>> = scopes.iter().map(Value::as_str).collect();
+            Some(scopes.ok_or_else(|| lies("`scope` is not a text"))?.join(" "))
+        }
+        Some(_) => return Err(lies("`scope` is not a text")),
+    };
     Ok((TokenAnswer { scope }, identity))
 }
 

@@ -89,7 +89,8 @@ pub(super) fn ask(
     request: &RequestHead,
     facts: &FilterFacts<'_>,
 ) -> CredentialCheck {
-    let FilterFacts { client, secure, host, id, method, path, query, is_engine, .. } = *facts;
+    let FilterFacts { client, secure, host, id, method, path, query, .. } = *facts;
+    let is_engine = facts.reaches_engine();
     let about = ForwardFacts { client, secure, host, method, path, query, is_engine, id };
     let granted = |grant: Arc<ForwardGrant>| {
         let identity = grant.identity.clone();

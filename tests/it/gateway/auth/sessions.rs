@@ -114,6 +114,14 @@ async fn a_session_opens_no_other_path() {
         }
     }
     assert_eq!(node.backend.requests().len(), before);
+    // The session of another client is refused at every path, and a credential is needed elsewhere.
+    let elsewhere = format!("/socket.io/x?EIO=4&transport=polling&sid={sid}");
+    for (token, expected) in [(issuer.valid("bert"), 403), (issuer.until("anna", now() - 100), 401)]
+    {
+        let bearer = format!("Authorization: Bearer {token}\r\n");
+        assert_eq!(get(&proxy, &elsewhere, &bearer).await.status(), expected);
+    }
+    assert_eq!(node.backend.requests().len(), before);
     let own = format!("/socket.io/?EIO=4&transport=polling&sid={sid}&t=own");
     assert_eq!(get(&proxy, &own, "").await.status(), 200);
     drop(node);

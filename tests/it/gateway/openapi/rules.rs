@@ -130,3 +130,47 @@ async fn security_can_be_left_to_the_backend() {
     drop((backend, other));
     proxy.finish().await;
 }
+
+/// Some backends read `;x` as nothing, and `%2F` as a slash.
+#[tokio::test]
+async fn an_open_operation_takes_no_request_that_may_be_a_protected_one() {
+    let document = r##"
+openapi: 3.1.0
+info: { title: Files, version: "1" }
+security: [{ key: [] }]
+paths:
+  /files/{name}:
+    parameters: [{ name: name, in: path, required: true, schema: { type: string } }]
+    get: { security: [] }
+  /files/admin: { get: {} }
+  /files/{name}/secret:
+    parameters: [{ name: name, in: path, required: true, schema: { type: string } }]
+    get: {}
+components:
+  securitySchemes:
+    key: { type: apiKey, in: query, name: key }
+"##;
+    let (app, other) = (Backend::replying("app").await, Backend::replying("other").await);
+    let proxy = ruled([&app, &other], "\"api.yaml\"").await;
+    let file = proxy.directory().join("api.yaml");
+    let reloads = proxy.metric(RELOADS_OK).await;
+    fs::write(&file, document).unwrap();
+    proxy.wait_for_metric("a reload", RELOADS_OK, |count| count > reloads).await;
+    for (target, expected) in [
+        ("/files/7", 200),
+        ("/files/admin", 401),
+        ("/files/7/secret", 401),
+        ("/files/admin;x=1", 400),
+        ("/files/7%2Fsecret", 400),
+        ("/files/%61dmin", 401),
+    ] {
+        assert_eq!(ask(&proxy, "GET", target, "", "").await.status(), expected, "{target}");
+    }
+    // Scopes of another form are not dropped.
+    let faulty = document.replace("security: [{ key: [] }]", "security: [{ key: admin }]");
+    fs::write(&file, faulty).unwrap();
+    let needle = "the scopes of `key` are not an array of texts";
+    proxy.wait_for_stderr("the fault", |line| line.contains(needle)).await;
+    drop((app, other));
+    proxy.finish().await;
+}
