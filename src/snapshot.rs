@@ -47,6 +47,8 @@ pub struct Snapshot {
     pub redaction: Redaction,
     /// Whether backends get `Forwarded` even if the request had none.
     pub forwarded_always: bool,
+    /// Whether browsers log in on a route.
+    pub logins: bool,
     /// Custom pages for errors of requests without a route.
     pub error_pages: Option<Arc<config::ErrorPages>>,
     /// Whether backends of any pool get PROXY headers.

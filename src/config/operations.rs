@@ -277,13 +277,30 @@ impl<'t> DocumentKeys<'_, 't> {
                         table.insert(name.clone(), value.clone());
                     }
                 }
+                _ if auth.contains_key(&**name.get_ref()) => {
+                    let message = format!("{} is set twice", quoted(name.get_ref()));
+                    let help =
+                        "write it in `auth` of the route, or in `x-moorline-auth` of one scheme";
+                    self.file.fault(&at, InvalidValue::new(message).help(help));
+                    return None;
+                }
                 _ => drop(auth.insert(name, value)),
             }
         }
         let has_keys = ["keys", "secret", "jwks"].iter().any(|key| table.contains_key(*key));
-        if let Some((issuer, url)) = scheme.kind.provider().filter(|_| !has_keys) {
-            put(&mut table, "jwks", &at, DeValue::String(url.to_owned().into()));
-            if !table.contains_key("issuer") {
+        if let Some((issuer, url)) = scheme.kind.provider() {
+            if !has_keys {
+                put(&mut table, "jwks", &at, DeValue::String(url.to_owned().into()));
+            }
+            let known = table.get("issuer").and_then(|known| known.get_ref().as_str());
+            if !is_first && known.is_some_and(|known| known != issuer) {
+                let message = "a route verifies tokens of one issuer";
+                let help = "need one of the two schemes, or leave the other one to the backend";
+                self.file.fault(&at, InvalidValue::new(message).help(help));
+                return None;
+            }
+            // Other keys must not make tokens of other issuers valid.
+            if known.is_none() {
                 put(&mut table, "issuer", &at, DeValue::String(issuer.to_owned().into()));
             }
         }
@@ -317,7 +334,9 @@ impl<'t> DocumentKeys<'_, 't> {
         for scope in &security.scopes {
             add(&mut require, "scopes", scope, false, at);
         }
-        if security.certificate && !require.contains_key("certificate") {
+        let without =
+            |known: &Spanned<DeValue<'_>>| matches!(known.get_ref(), DeValue::Boolean(false));
+        if security.certificate && require.get("certificate").is_none_or(without) {
             put(&mut require, "certificate", at, DeValue::Boolean(true));
         }
         put(auth, "require", at, DeValue::Table(require));

@@ -141,6 +141,7 @@ fn shared_state(config: &Config) -> Result<Arc<SharedState>, ApplyError> {
         trusted: Vec::new(),
         redaction: Redaction::default(),
         forwarded_always: false,
+        logins: false,
         error_pages: None,
         sends_proxy_headers: false,
     };

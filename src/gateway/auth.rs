@@ -309,6 +309,11 @@ impl AuthFilter {
         }
     }
 
+    /// Whether browsers log in here.
+    pub(super) fn logs_in(&self) -> bool {
+        self.login.is_some()
+    }
+
     /// Removes the token from the offered subprotocols, which no backend may select, and the cookies of logins.
     pub(super) fn strip(&self, identity: &RequestIdentity, request: &mut RequestHead) {
         if self.login.is_some() {

@@ -229,6 +229,11 @@ impl FilterChain {
         })
     }
 
+    /// Whether the route reads the cookies of logins.
+    pub(crate) fn reads_logins(&self) -> bool {
+        self.filters.iter().any(|filter| matches!(filter, Filter::Auth(auth) if auth.logs_in()))
+    }
+
     /// Whether [the class](FilterFacts::class) of a request matters.
     pub(crate) fn needs_class(&self) -> bool {
         self.filters.iter().any(|filter| matches!(filter, Filter::Limits(_)))

@@ -25,6 +25,7 @@ use super::{
     waiting::{FilteredArrival, PausedArrival},
 };
 use crate::{
+    auth::OidcLogin,
     config::Timeouts,
     error::{FailureKind, Phase, ProxyError, Side},
     gateway::{FilteredRequest, ResponseFilters},
@@ -158,7 +159,7 @@ impl RequestTraits {
 pub(super) fn arrive<'a>(
     proxy: &'a SharedState,
     info: &'a ConnectionInfo,
-    request: RequestHead,
+    mut request: RequestHead,
     traits: RequestTraits,
 ) -> Result<Arrival<'a>, Box<Stopped<'a>>> {
     let snapshot = proxy.snapshot.load();
@@ -175,6 +176,10 @@ pub(super) fn arrive<'a>(
     let host = RequestHost::from(checked.host).unwrap_or_default();
     let upgrade = checked.upgrade;
     let forwarded_always = snapshot.forwarded_always;
+    if snapshot.logins && !rule.filters.as_ref().is_some_and(|filters| filters.reads_logins()) {
+        // A copy of the cookie is enough to use the login: backends and servers that decide must not get it.
+        OidcLogin::strip(&mut request.head);
+    }
     if let RouteTarget { action: RouteAction::Pool(pool), filters: None, .. } = rule {
         let passed = FilteredRequest::unchanged(request);
         let (target, more) = ((pool, rule), (hops, forwarded_always));

@@ -101,6 +101,7 @@ impl ControlTask {
             trusted: config.trusted_proxies.clone(),
             redaction: redaction(config),
             forwarded_always: config.forwarded == config::Forwarded::Always,
+            logins: config.routes.iter().any(logs_in),
             error_pages: config.error_pages.clone(),
             sends_proxy_headers: pools.iter().any(|pool| !pool.connector().is_shared()),
             pools,
@@ -192,4 +193,9 @@ fn route_rule(
         RouteTarget { route_label, conditions, action, mirror, timeouts, error_pages, filters };
     let (host, path, listeners) = (rule.host.clone(), rule.path.clone(), rule.listeners.clone());
     Some(route::RouteRule { listeners, host, path, conditional, target })
+}
+
+/// Whether browsers log in on the route.
+fn logs_in(route: &config::RouteConfig) -> bool {
+    route.filters.auth.as_ref().is_some_and(|auth| auth.oidc.is_some())
 }

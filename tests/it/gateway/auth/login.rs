@@ -101,6 +101,18 @@ async fn a_browser_logs_in_and_out() {
 }
 
 #[tokio::test]
+async fn cookies_of_logins_reach_no_backend() {
+    let (provider, backend) = (Provider::start().await, Backend::replying("ok").await);
+    let path = "\n[[routes]]\npool = \"app\"\npath = \"/blog\"\n";
+    let proxy = guarded(&provider.url(), &backend, path).await;
+    let cookie = "Cookie: a=1; __Host-moorline-login-x=SECRET; b=2; moorline-login-x.1=SECRET\r\n";
+    assert_eq!(Raw::ask(proxy.web(), message::get("/blog", cookie)).await.status(), 200);
+    assert_eq!(backend.requests().last().unwrap().header("cookie"), Some("a=1; b=2"));
+    drop((backend, provider));
+    proxy.finish().await;
+}
+
+#[tokio::test]
 async fn only_pages_are_sent_to_the_provider() {
     let (provider, backend) = (Provider::start().await, Backend::replying("ok").await);
     let proxy = guarded(&provider.url(), &backend, "").await;
