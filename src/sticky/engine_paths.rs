@@ -50,14 +50,12 @@ impl EnginePaths {
 
     /// Learns that a backend has opened a session there.
     pub(crate) fn learn(&self, place: EnginePlace) {
-        if place.serves {
+        if place.serves || self.learned.load().len() >= MOST {
             return;
         }
         self.learned.rcu(|learned| {
             let mut learned = HashSet::clone(learned);
-            if learned.len() < MOST {
-                learned.insert(place.number);
-            }
+            learned.insert(place.number);
             Arc::new(learned)
         });
     }

@@ -88,6 +88,11 @@ impl RouteConditions {
         *self == Self::default()
     }
 
+    /// Whether the operation of a description is the only condition: the route was written without any.
+    pub fn is_operation_only(&self) -> bool {
+        self.operation.is_some() && Self { operation: None, ..self.clone() }.is_empty()
+    }
+
     /// Whether each request that meets `other` meets these conditions, as far as they show it.
     pub fn cover(&self, other: &Self) -> bool {
         let all = |ours: &[(String, TextCondition)], theirs: &[(String, TextCondition)]| {

@@ -93,7 +93,13 @@ impl ControlTask {
     ) -> Snapshot {
         let cache = self.cache_store(config);
         let kept = (&*self.proxy, &cache, &self.keys);
-        let routes = config.routes.iter().filter_map(|rule| route_rule(rule, &pools, config, kept));
+        let rules = |late| {
+            let rules = config.routes.iter();
+            rules.filter(move |rule| rule.conditions.is_operation_only() == late)
+        };
+        // A document must not pass over the conditions that are written in the configuration.
+        let rules = rules(false).chain(rules(true));
+        let routes = rules.filter_map(|rule| route_rule(rule, &pools, config, kept));
         Snapshot {
             routes: route::Routes::new(&routes.collect::<Vec<_>>()),
             removed: self.backends_without_pool(config),

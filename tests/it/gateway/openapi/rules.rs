@@ -131,6 +131,19 @@ async fn security_can_be_left_to_the_backend() {
     proxy.finish().await;
 }
 
+#[tokio::test]
+async fn conditions_of_the_configuration_come_before_operations() {
+    let (app, other) = (Backend::replying("app").await, Backend::replying("other").await);
+    let rule = "\"api.yaml\"\nauth.api_keys.file = \"keys.txt\"\n\n[[routes]]\nmatch = { header = { X-Debug = true } }\nrespond = { status = 418 }\n\n\
+                [[routes]]\npath = \"/other\"\npool = \"app\"\n";
+    let proxy = ruled([&app, &other], rule).await;
+    for (fields, expected) in [("", 200), ("X-Debug: 1\r\n", 418)] {
+        assert_eq!(ask(&proxy, "GET", "/v1/rooms", fields, "").await.status(), expected);
+    }
+    drop((app, other));
+    proxy.finish().await;
+}
+
 /// Some backends read `;x` as nothing, and `%2F` as a slash.
 #[tokio::test]
 async fn an_open_operation_takes_no_request_that_may_be_a_protected_one() {
