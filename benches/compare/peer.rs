@@ -379,7 +379,8 @@ impl Proxy {
             let pid = self.child.id();
             // nginx accepts in its children; the others have none.
             self.workers = match family {
-                Family::Nginx => process::children(pid)?,
+                // Beside its workers, it has processes for stored responses.
+                Family::Nginx => process::children_titled(pid, "worker process")?,
                 Family::Moorline | Family::Haproxy | Family::Caddy | Family::Envoy => vec![pid],
             };
             let complete = match family {
@@ -406,11 +407,11 @@ impl Drop for Proxy {
     }
 }
 
-/// The first word that starts with a digit, after a slash or on its own.
+/// The first word that starts with a digit and has a dot, after a slash or on its own.
 fn version(output: &str) -> &str {
     output
         .split([' ', '/', '\n'])
         .map(|word| word.strip_prefix('v').unwrap_or(word))
-        .find(|word| word.starts_with(|c: char| c.is_ascii_digit()))
+        .find(|word| word.starts_with(|c: char| c.is_ascii_digit()) && word.contains('.'))
         .map_or("", |word| word.split('-').next().unwrap_or(word))
 }

@@ -87,6 +87,16 @@ pub(crate) fn children(pid: u32) -> anyhow::Result<Vec<u32>> {
     Ok(children)
 }
 
+/// Child processes whose title has these words.
+pub(crate) fn children_titled(pid: u32, words: &str) -> anyhow::Result<Vec<u32>> {
+    let titled = |child: &u32| {
+        // The process may have ended meanwhile.
+        let title = fs::read_to_string(format!("/proc/{child}/cmdline")).unwrap_or_default();
+        title.contains(words)
+    };
+    Ok(children(pid)?.into_iter().filter(titled).collect())
+}
+
 /// The text after `name` on its line.
 pub(crate) fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
