@@ -171,6 +171,32 @@ fn operations_become_routes_and_what_is_unknown_is_left_out() {
 }
 
 #[test]
+fn an_import_weakens_no_authentication() {
+    let operation = |security: &str, schemes: &str| {
+        let document = format!(
+            "openapi: 3.1.0\ninfo: {{ title: A, version: '1' }}\npaths:\n  /a: {{ get: {{ security: {security} }} }}\n\
+             components:\n  securitySchemes:\n{schemes}"
+        );
+        imported(&document, false).1.join("\n")
+    };
+    let with = |role: &str, name: &str| {
+        format!(
+            "    {name}: {{ type: http, scheme: bearer, x-moorline-auth: {{ jwt: {{ keys: k.pem, audience: a }}, require: {{ scopes: {role} }} }} }}\n"
+        )
+    };
+    let notes =
+        operation("[{ one: [] }, { two: [] }]", &(with("admin", "one") + &with("user", "two")));
+    assert!(notes.contains("`require` is set by more than one"), "{notes}");
+    let provider = |name: &str| {
+        format!(
+            "    {name}: {{ type: openIdConnect, openIdConnectUrl: 'https://{name}.test/.well-known/openid-configuration', x-moorline-auth: {{ jwt: {{ audience: a }} }} }}\n"
+        )
+    };
+    let notes = operation("[{ one: [] }, { two: [] }]", &(provider("one") + &provider("two")));
+    assert!(notes.contains("a route verifies tokens of one issuer"), "{notes}");
+}
+
+#[test]
 fn a_live_import_names_the_document() {
     let document = include_str!("../../../tests/config/good/api.yaml");
     let (text, notes) = imported(document, true);

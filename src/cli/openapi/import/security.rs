@@ -36,7 +36,10 @@ pub(super) fn auth(
             add(require, "scopes", scope, false);
         }
         if security.certificate {
-            require.entry("certificate").or_insert(Value::Bool(true));
+            let known = require.entry("certificate").or_insert(Value::Bool(true));
+            if *known == false {
+                *known = Value::Bool(true);
+            }
         }
     }
     Ok(Some(Value::Object(auth)))
@@ -62,13 +65,24 @@ fn credential(
     for (name, value) in own {
         match value {
             Value::Object(inner) if name == key => table.extend(inner),
+            _ if auth.contains_key(&name) => {
+                return Err(format!(
+                    "`{name}` is set by more than one of its schemes and the route"
+                ));
+            }
             value => drop(auth.insert(name, value)),
         }
     }
     let has_keys = ["keys", "secret", "jwks"].iter().any(|key| table.contains_key(*key));
-    if let Some((issuer, url)) = scheme.kind.provider().filter(|_| !has_keys) {
-        table.insert("jwks".to_owned(), url.into());
-        table.entry("issuer").or_insert_with(|| issuer.into());
+    if let Some((issuer, url)) = scheme.kind.provider() {
+        if !has_keys {
+            table.insert("jwks".to_owned(), url.into());
+        }
+        // Other keys must not make tokens of other issuers valid.
+        let known = table.entry("issuer").or_insert_with(|| issuer.into());
+        if !is_first && known != issuer {
+            return Err("a route verifies tokens of one issuer".to_owned());
+        }
     }
     let name = &scheme.name;
     if table.is_empty() {
