@@ -60,15 +60,7 @@ impl AffinityCookie {
             name == cookie.name.as_bytes()
                 || is_former(pool, name) && pool.cookie_target(value).is_some()
         };
-        let kept: Vec<Vec<u8>> = head
-            .all(FieldId::Cookie)
-            .map(|field| sticky::cookie::strip(field, is_ours))
-            .filter(|rest| !rest.is_empty())
-            .collect();
-        head.remove(FieldId::Cookie);
-        for field in kept {
-            head.append(FieldId::Cookie, field);
-        }
+        sticky::cookie::strip_all(head, is_ours);
     }
 
     /// Sets a cookie for `backend`, unless the client already has one.

@@ -15,6 +15,8 @@ use aws_lc_rs::{
 };
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 
+use moorline_http::{FieldId, Head};
+
 use crate::config::{self, SameSite, SharedKeys};
 
 /// Maximum length of an inspected value in bytes. Valid values have 22.
@@ -189,6 +191,19 @@ pub fn strip(field: &[u8], is_ours: impl Fn(&[u8], &str) -> bool) -> Vec<u8> {
     rest.truncate(end);
     rest.drain(..end - rest.trim_ascii_start().len());
     rest
+}
+
+/// Removes the cookies for which `is_ours(name, value)` is true from all `Cookie` fields.
+pub(crate) fn strip_all(head: &mut Head, is_ours: impl Fn(&[u8], &str) -> bool) {
+    let kept: Vec<Vec<u8>> = head
+        .all(FieldId::Cookie)
+        .map(|field| strip(field, &is_ours))
+        .filter(|rest| !rest.is_empty())
+        .collect();
+    head.remove(FieldId::Cookie);
+    for field in kept {
+        head.append(FieldId::Cookie, field);
+    }
 }
 
 /// Returns the name of a `name=value` pair, without surrounding space.

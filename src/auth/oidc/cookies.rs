@@ -147,15 +147,7 @@ pub(super) fn strip(head: &mut Head) {
     if !head.all(FieldId::Cookie).any(has_ours) {
         return;
     }
-    let kept: Vec<Vec<u8>> = head
-        .all(FieldId::Cookie)
-        .map(|field| sticky::cookie::strip(field, is_ours))
-        .filter(|rest| !rest.is_empty())
-        .collect();
-    head.remove(FieldId::Cookie);
-    for field in kept {
-        head.append(FieldId::Cookie, field);
-    }
+    sticky::cookie::strip_all(head, is_ours);
 }
 
 fn full(name: &str, secure: bool) -> String {
